@@ -1,0 +1,29 @@
+"""Reductions under a mask: what is masked is replaced before it is read, and nothing is divided by 0."""
+
+from __future__ import annotations
+
+import jax.numpy as jnp
+
+from gpg_jax.types import Array
+
+
+def masked_sum(values: Array, mask: Array, axis: int | tuple[int, ...] | None = None) -> Array:
+    """Σ over the entries where `mask` is true; 0 where there are none.
+
+    Args:
+      values: float array; may hold NaN or ±∞ under the mask.
+      mask: bool, same shape.
+      axis: axes to reduce, all of them for None.
+    """
+    return jnp.sum(jnp.where(mask, values, 0), axis=axis, dtype=jnp.float32)
+
+
+def masked_mean(values: Array, mask: Array, axis: int | tuple[int, ...] | None = None) -> Array:
+    """Mean over the entries where `mask` is true; 0 where there are none. See `masked_sum`."""
+    return masked_sum(values, mask, axis) / jnp.maximum(jnp.sum(mask, axis=axis, dtype=jnp.float32), 1)
+
+
+def masked_max(values: Array, mask: Array, axis: int | tuple[int, ...] | None = None) -> Array:
+    """Largest entry where `mask` is true; 0 where there are none."""
+    largest = jnp.max(jnp.where(mask, values, -jnp.inf), axis=axis)
+    return jnp.where(jnp.any(mask, axis=axis), largest, 0)

@@ -1,0 +1,101 @@
+"""From hidden states to scores, a chunk of tokens at a time: the logits of a batch are never whole."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from gpg_jax.policies.policy import Policy
+from gpg_jax.types import Array, Params, Scores
+
+
+class Frozen(NamedTuple):
+    """Parameters that are not trained and their hidden states `[N, S, D]` of the same tokens."""
+
+    params: Params
+    hidden: Array
+
+
+def _token_scores(
+    policy: Policy, params: Params, hidden: Array, target: Array, temperature: float, needs: frozenset[str],
+    reference: Frozen | None,
+) -> Scores:
+    logits = policy.unembed(params, hidden) / temperature
+    log_total = jax.nn.logsumexp(logits, axis=-1, keepdims=True)
+    picked = jnp.take_along_axis(logits, target[..., None], axis=-1)
+    log_prob = (picked - log_total)[..., 0]
+    if not needs & {"entropy", "score_square", "kl_ref"}:
+        return Scores(log_prob)
+    log_probs = logits - log_total
+    probs = jnp.exp(log_probs)
+    entropy = score_square = kl_ref = None
+    if "entropy" in needs:
+        entropy = -jnp.sum(probs * log_probs, axis=-1)
+    if "score_square" in needs:
+        score_square = 1 - 2 * jnp.exp(log_prob) + jnp.sum(jnp.square(probs), axis=-1)
+    if "kl_ref" in needs:
+        other = jax.nn.log_softmax(policy.unembed(reference.params, reference.hidden) / temperature)
+        kl_ref = jnp.sum(probs * (log_probs - jax.lax.stop_gradient(other)), axis=-1)
+    return Scores(log_prob, entropy=entropy, score_square=score_square, kl_ref=kl_ref)
+
+
+def score_hidden(
+    policy: Policy,
+    params: Params,
+    hidden: Array,
+    target: Array,
+    *,
+    temperature: float,
+    needs: frozenset[str] = frozenset(),
+    reference: Frozen | None = None,
+    chunk: int = 0,
+) -> Scores:
+    """Scores of the tokens that hidden states predict, at a temperature.
+
+    ``log π(y) = z_y/T − logsumexp(z/T)``; entropy ``−Σ p log p``; squared score norm
+    ``1 − 2p_y + Σ p²``; full KL to the reference ``Σ p (log p − log p_ref)``; in float32.
+
+    Args:
+      policy: whose `unembed` makes the logits.
+      params: its parameters.
+      hidden: `[N, S, D]`, state before the token.
+      target: `int32[N, S]`, the token.
+      temperature: T, at which the tokens were sampled.
+      needs: fields of `Scores` beyond `log_prob`: "entropy", "score_square", "kl_ref".
+      reference: the reference policy's parameters and hidden states, for "kl_ref".
+      chunk: tokens whose logits exist at once (rounded to whole columns); they are recomputed in
+        the backward pass. 0 keeps all logits.
+
+    Returns:
+      `Scores` of shape `[N, S]`.
+
+    Raises:
+      ValueError: "kl_ref" without a reference.
+    """
+    if "kl_ref" in needs and reference is None:
+        raise ValueError("needs has 'kl_ref' but no reference policy was given")
+    rows, length = target.shape
+    columns = length if chunk <= 0 else max(1, chunk // rows)
+    if columns >= length:
+        return _token_scores(policy, params, hidden, target, temperature, needs, reference)
+    pieces = -(-length // columns)
+
+    def split(values: Array) -> Array:
+        extra = [(0, 0), (0, pieces * columns - length)] + [(0, 0)] * (values.ndim - 2)
+        padded = jnp.pad(values, extra)
+        return padded.reshape(rows, pieces, columns, *values.shape[2:]).swapaxes(0, 1)
+
+    def join(values: Array) -> Array:
+        return values.swapaxes(0, 1).reshape(rows, pieces * columns)[:, :length]
+
+    @jax.checkpoint
+    def piece(inputs):
+        states, tokens, others = inputs
+        frozen = None if others is None else Frozen(reference.params, others)
+        return _token_scores(policy, params, states, tokens, temperature, needs, frozen)
+
+    others = None if reference is None else split(reference.hidden)
+    scores = jax.lax.map(piece, (split(hidden), split(target), others))
+    return jax.tree.map(join, scores)

@@ -1,0 +1,123 @@
+"""Scores of whole rows, a group's prompt read once.
+
+A row is read in two calls. The prompts, all but their last token, are read once for their group;
+then every row's *tail*, the last token of the prompt and the response, with the prompt as context.
+Each tail token predicts the next one, so the head sees response tokens alone.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+
+import jax.numpy as jnp
+
+from gpg_jax.policies.head import Frozen, score_hidden
+from gpg_jax.policies.policy import Context, Policy
+from gpg_jax.types import Array, Params, Scores
+
+
+@dataclasses.dataclass(frozen=True)
+class Layout:
+    """How rows of `prompt_slots + new_slots` tokens are laid out.
+
+    Attributes:
+      prompt_slots: longest prompt in tokens.
+      new_slots: most tokens after the prompt.
+      shared: neighbouring rows that have the same prompt; G where groups are contiguous.
+    """
+
+    prompt_slots: int
+    new_slots: int
+    shared: int
+
+    @property
+    def length(self) -> int:
+        """L, tokens of a row."""
+        return self.prompt_slots + self.new_slots
+
+
+def prompt_positions(prompt_length: Array, slots: int) -> Array:
+    """`int32[P, slots]`: positions of the prompt's tokens but the last, -1 elsewhere."""
+    index = jnp.arange(slots, dtype=jnp.int32)[None]
+    return jnp.where(index < prompt_length[:, None] - 1, index, -1)
+
+
+def _tail(tokens: Array, prompt_length: Array, length: Array, slots: int):
+    """Tail tokens, their positions (-1 past the row) and the tokens that they predict."""
+    index = prompt_length[:, None] - 1 + jnp.arange(slots, dtype=jnp.int32)[None]
+    inside = index + 1 < length[:, None]
+    last = tokens.shape[1] - 1
+    current = jnp.take_along_axis(tokens, jnp.minimum(index, last), axis=1)
+    following = jnp.take_along_axis(tokens, jnp.minimum(index + 1, last), axis=1)
+    return current, jnp.where(inside, index, -1), following
+
+
+def tail_to_rows(values: Array, prompt_length: Array, length: int) -> Array:
+    """Moves `[B, new_slots]` values of response tokens to their places in rows `[B, L]`; 0 elsewhere."""
+    index = jnp.arange(length, dtype=jnp.int32)[None] - prompt_length[:, None]
+    inside = (index >= 0) & (index < values.shape[1])
+    moved = jnp.take_along_axis(values, jnp.clip(index, 0, values.shape[1] - 1), axis=1)
+    return jnp.where(inside, moved, 0)
+
+
+def tail_hidden(
+    policy: Policy, params: Params, tokens: Array, prompt_length: Array, length: Array, layout: Layout
+) -> tuple[Array, Array]:
+    """Hidden states `[B, new_slots, D]` before each response token, and those tokens."""
+    heads = slice(None, None, layout.shared)
+    prompts = tokens[heads, : layout.prompt_slots]
+    positions = prompt_positions(prompt_length[heads], layout.prompt_slots)
+    _, cache = policy.hidden(params, prompts, positions, ())
+    current, position, following = _tail(tokens, prompt_length, length, layout.new_slots)
+    hidden, _ = policy.hidden(params, current, position, (Context(cache, positions),))
+    return hidden, following
+
+
+def score(
+    policy: Policy,
+    params: Params,
+    tokens: Array,
+    prompt_length: Array,
+    length: Array,
+    layout: Layout,
+    *,
+    temperature: float,
+    needs: frozenset[str] = frozenset(),
+    reference: Params | None = None,
+    chunk: int = 0,
+) -> Scores:
+    """What the policy says of every response token of the rows.
+
+    Args:
+      policy: the network.
+      params: its parameters.
+      tokens: `int32[B, L]`, with `layout.shared` neighbouring rows to a prompt.
+      prompt_length: `int32[B]`.
+      length: `int32[B]`, prompt and response.
+      layout: static shape of the rows.
+      temperature: sampling temperature.
+      needs: see `score_hidden`.
+      reference: parameters of the reference policy, for "kl_ref".
+      chunk: see `score_hidden`.
+
+    Returns:
+      `Scores` of shape `[B, L]`, 0 before the response.
+
+    Raises:
+      ValueError: rows whose shape is not the layout's.
+    """
+    rows, width = tokens.shape
+    if width != layout.length or rows % layout.shared:
+        raise ValueError(
+            f"tokens have the shape {tokens.shape}; {layout} needs rows of {layout.length} tokens, "
+            f"a multiple of {layout.shared} of them"
+        )
+    hidden, target = tail_hidden(policy, params, tokens, prompt_length, length, layout)
+    frozen = None
+    if reference is not None:
+        other, _ = tail_hidden(policy, reference, tokens, prompt_length, length, layout)
+        frozen = Frozen(reference, other)
+    scores = score_hidden(
+        policy, params, hidden, target, temperature=temperature, needs=needs, reference=frozen, chunk=chunk
+    )
+    return Scores(*(None if x is None else tail_to_rows(x, prompt_length, width) for x in scores))

@@ -1,0 +1,58 @@
+"""Everything that an update reads and writes, as one value."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import chex
+import jax
+import jax.numpy as jnp
+import optax
+
+from gpg_jax.types import Array, Method, Params, State
+
+
+@chex.dataclass(frozen=True)
+class TrainState:
+    """The state of a run between two rollouts.
+
+    Attributes:
+      params: float32 master parameters of the policy.
+      optimizer: state of the optax transformation.
+      method: the method's own state (running baseline, adaptive coefficient).
+      reference: parameters of the reference policy, or None where the method has none.
+      key: typed PRNG key of the run; it is folded with `rollout`, never advanced.
+      update: `int32[]`, optimizer updates so far.
+      rollout: `int32[]`, rollouts trained on so far.
+    """
+
+    params: Params
+    optimizer: Any
+    method: State
+    reference: Params | None
+    key: Array
+    update: Array
+    rollout: Array
+
+
+def create_state(
+    params: Params, method: Method, optimizer: optax.GradientTransformation, key: Array
+) -> TrainState:
+    """The first state: fresh moments, and the parameters themselves as the reference if one is needed.
+
+    Args:
+      params: first parameters; the state takes them over.
+      method: decides whether a reference is kept.
+      optimizer: whose state is made.
+      key: typed PRNG key.
+    """
+    reference = jax.tree.map(jnp.copy, params) if "reference" in method.needs else None
+    return TrainState(
+        params=params,
+        optimizer=optimizer.init(params),
+        method=jax.tree.map(jnp.asarray, method.state),
+        reference=reference,
+        key=key,
+        update=jnp.zeros((), jnp.int32),
+        rollout=jnp.zeros((), jnp.int32),
+    )
