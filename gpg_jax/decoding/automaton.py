@@ -97,7 +97,7 @@ def _encode(patterns: Sequence[bytes | str]) -> list[bytes]:
         raise ValueError(f"patterns must be a sequence of strings, got {patterns!r}; write [{patterns!r}]")
     encoded = [pattern.encode() if isinstance(pattern, str) else bytes(pattern) for pattern in patterns]
     if b"" in encoded:
-        raise ValueError(f"pattern {encoded.index(b'')} of {list(patterns)!r} is empty; it needs a byte at least")
+        raise ValueError(f"pattern {encoded.index(b'')} of {list(patterns)!r} is empty; give it a byte")
     return encoded
 
 

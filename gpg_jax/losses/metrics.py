@@ -1,0 +1,135 @@
+"""What a researcher watches, as sums that micro-batches and devices can add.
+
+A metric is a pair `(numerator, denominator)`, or a lone array for a largest value.
+"""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+
+from gpg_jax.estimators.divergences import k1, k3
+from gpg_jax.estimators.masked import masked_max, masked_sum
+from gpg_jax.estimators.segments import group_max, group_min
+from gpg_jax.types import STOP_EOS, Array, Batch, Estimate, Objective, Scores
+
+Metric = tuple[Array, Array] | Array
+Metrics = dict[str, Metric]
+
+
+def merge(first: Metrics, second: Metrics) -> Metrics:
+    """The metrics of two sets of rows together: pairs are added, largest values compared."""
+
+    def both(one: Metric, other: Metric) -> Metric:
+        if isinstance(one, tuple) and isinstance(other, tuple):
+            return one[0] + other[0], one[1] + other[1]
+        return jnp.maximum(jnp.asarray(one), jnp.asarray(other))
+
+    return {name: both(first[name], second[name]) for name in first}
+
+
+def empty(metrics: Metrics) -> Metrics:
+    """The metrics of no rows, of the same names: what `merge` leaves everything as it is with."""
+
+    def one(metric: Metric) -> Metric:
+        if isinstance(metric, tuple):
+            return jnp.zeros_like(metric[0]), jnp.zeros_like(metric[1])
+        return jnp.full_like(metric, -jnp.inf)
+
+    return {name: one(metric) for name, metric in metrics.items()}
+
+
+def reduce(metrics: Metrics) -> dict[str, Array]:
+    """Numerator over denominator (0 over 0 is 0), or the largest value: name -> scalar."""
+
+    def one(metric: Metric) -> Array:
+        if isinstance(metric, tuple):
+            return metric[0] / jnp.where(metric[1] == 0, 1, metric[1])
+        return metric
+
+    return {name: one(metric) for name, metric in metrics.items()}
+
+
+def loss_metrics(
+    objective: Objective, scores: Scores, batch: Batch, estimate: Estimate, log_ratio: Array, mask: Array
+) -> Metrics:
+    """What an update does, over the action tokens that are trained on.
+
+    - `ratio_mean`, `ratio_max`: the ratio that the gate reads.
+    - `log_ratio_clamped`: fraction of tokens whose ratio does not move with their own log-probability.
+    - `clip_fraction`: fraction of tokens of nonzero advantage whose ∂surrogate/∂ratio is 0.
+    - `gate`: mean of (∂surrogate/∂ratio)/advantage over tokens of nonzero advantage: 1 is wide open.
+    - `kl_old_k1`, `kl_old_k3`: KL(π_old‖π_θ) by k1 and k3, in nats a token.
+    - `entropy`: mean entropy, in nats, where the method asks for it.
+    - `kl_reference`: k3 of KL(π_θ‖π_ref), in nats a token, where there is a reference.
+
+    Args:
+      objective: what is differentiated.
+      scores: the new policy's, finite everywhere.
+      batch: the rows, finite everywhere.
+      estimate: of the rows.
+      log_ratio: `[B, L]`, 0 outside the mask.
+      mask: `bool[B, L]`, tokens trained on.
+
+    Returns:
+      Metrics; see `merge` and `reduce`.
+    """
+    scores, log_ratio = jax.lax.stop_gradient((scores, log_ratio))
+    ratio, pull_ratio = jax.vjp(lambda x: objective.ratio(x, estimate.unit_ids), log_ratio)
+    _, pull_gate = jax.vjp(lambda x: objective.gate(x, estimate.advantage), ratio)
+    slope, opening = pull_ratio(jnp.ones_like(ratio))[0], pull_gate(jnp.ones_like(ratio))[0]
+    signal = mask & (estimate.advantage != 0)
+    gate = opening / jnp.where(signal, estimate.advantage, 1)
+    count, signals = masked_sum(jnp.ones_like(ratio), mask), masked_sum(jnp.ones_like(ratio), signal)
+    zeros = jnp.zeros_like(log_ratio)
+    metrics: Metrics = {
+        "ratio_mean": (masked_sum(ratio, mask), count),
+        "ratio_max": masked_max(ratio, mask),
+        "log_ratio_clamped": (masked_sum(slope == 0, mask), count),
+        "clip_fraction": (masked_sum(opening == 0, signal), signals),
+        "gate": (masked_sum(gate, signal), signals),
+        "kl_old_k1": (masked_sum(k1(zeros, log_ratio), mask), count),
+        "kl_old_k3": (masked_sum(k3(zeros, log_ratio), mask), count),
+    }
+    if scores.entropy is not None:
+        metrics["entropy"] = (masked_sum(scores.entropy, mask), count)
+    if batch.reference is not None:
+        metrics["kl_reference"] = (masked_sum(k3(scores.log_prob, batch.reference.log_prob), mask), count)
+    return metrics
+
+
+def rollout_metrics(batch: Batch, estimate: Estimate) -> Metrics:
+    """What a rollout brought, over all of its rows, kept or not.
+
+    - `reward`, `outcome`, `length` (actions a row), `truncated`, `kept`: means over rows.
+    - `signal_groups`: fraction of rows whose group's outcomes differ.
+    - `advantage_mean`, `advantage_square`, `advantage_max` (of |A|), `correction`: over actions trained on.
+    - `sampler_gap`, `sampler_gap_max`: |log π_old − log π_behaviour|, in nats, over actions.
+
+    Args:
+      batch: the whole rollout, before it is split: groups are compared.
+      estimate: of the same rows.
+
+    Returns:
+      Metrics; see `merge` and `reduce`.
+    """
+    rollout = batch.rollout
+    actions = jnp.asarray(rollout.action_mask)
+    mask = (estimate.unit_ids >= 0) & estimate.keep[:, None]
+    rows, count = jnp.float32(actions.shape[0]), jnp.sum(mask, dtype=jnp.float32)
+    gap = jnp.abs(batch.old.log_prob - rollout.behaviour_log_prob)
+    differ = group_max(rollout.outcome, rollout.group) != group_min(rollout.outcome, rollout.group)
+    return {
+        "reward": (jnp.sum(rollout.reward), rows),
+        "outcome": (jnp.sum(rollout.outcome), rows),
+        "length": (jnp.sum(actions, dtype=jnp.float32), rows),
+        "truncated": (jnp.sum(rollout.stop != STOP_EOS, dtype=jnp.float32), rows),
+        "kept": (jnp.sum(estimate.keep, dtype=jnp.float32), rows),
+        "signal_groups": (jnp.sum(differ, dtype=jnp.float32), rows),
+        "advantage_mean": (masked_sum(estimate.advantage, mask), count),
+        "advantage_square": (masked_sum(jnp.square(estimate.advantage), mask), count),
+        "advantage_max": masked_max(jnp.abs(estimate.advantage), mask),
+        "correction": (masked_sum(estimate.correction, mask), count),
+        "sampler_gap": (masked_sum(gap, actions), jnp.sum(actions, dtype=jnp.float32)),
+        "sampler_gap_max": masked_max(gap, actions),
+    }

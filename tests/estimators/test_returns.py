@@ -1,0 +1,39 @@
+"""Returns count time in actions."""
+
+from __future__ import annotations
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from gpg_jax.estimators.returns import reward_to_go, state_discount, total_reward
+
+
+def test_rewards_to_go_by_hand():
+    # S2, example 1.4's discount .9: r = (1, 2, 3) -> (1 + .9·2 + .81·3, 2 + .9·3, 3)
+    rewards, mask = jnp.array([[0.0, 1, 2, 3, 0]]), jnp.array([[False, True, True, True, False]])
+    expected = [[0, 5.23, 4.7, 3, 0]]
+    np.testing.assert_allclose(reward_to_go(rewards, mask, 0.9), expected, rtol=1e-6)
+    np.testing.assert_allclose(total_reward(rewards, mask), [6.0])
+
+
+@pytest.mark.parametrize("discount", [0.0, 0.5, 1.0])
+def test_tool_tokens_do_not_discount_and_do_not_earn(discount):
+    rewards = jnp.array([[1.0, 2, 3]])
+    plain = reward_to_go(rewards, jnp.ones((1, 3), bool), discount)
+    mask = jnp.array([[False, True, False, True, False, True, False]])
+    holes = reward_to_go(jnp.array([[9.0, 1, 9, 2, jnp.nan, 3, jnp.inf]]), mask, discount)
+    np.testing.assert_allclose(holes[:, 1::2], plain, rtol=1e-6)
+    np.testing.assert_array_equal(holes[:, ::2], 0)
+
+
+def test_state_discount_counts_actions():
+    mask = jnp.array([[False, True, False, True, True]])
+    np.testing.assert_allclose(state_discount(mask, 0.5)[mask], [1, 0.5, 0.25])
+    np.testing.assert_array_equal(state_discount(mask, 0.0)[mask], [1, 0, 0])
+
+
+@pytest.mark.parametrize("discount", [-0.1, 1.1])
+def test_a_discount_outside_its_range_is_refused(discount):
+    with pytest.raises(ValueError, match=r"discount must lie in \[0, 1\]"):
+        reward_to_go(jnp.zeros((1, 1)), jnp.ones((1, 1), bool), discount)

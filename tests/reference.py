@@ -1,0 +1,218 @@
+"""Every method once more, as loops over rows and tokens written from the papers, in NumPy and float64.
+
+A loss takes the batch, the new log-probs `[B, L]`, and the same log-probs `frozen`: what a paper puts under a
+stop-gradient reads `frozen`, so finite differences in the first give the paper's gradient.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from gpg_jax.types import Batch
+
+
+def actions(batch: Batch, row: int) -> list[int]:
+    return [t for t, acts in enumerate(np.asarray(batch.rollout.action_mask[row])) if acts]
+
+
+def rows_of(batch: Batch) -> range:
+    return range(len(batch.rollout.reward))
+
+
+def siblings(batch: Batch, row: int) -> list[int]:
+    return [j for j in rows_of(batch) if batch.rollout.group[j] == batch.rollout.group[row]]
+
+
+def returns(batch: Batch) -> list[float]:
+    return [float(reward) for reward in batch.rollout.reward]
+
+
+# -------------------------------------------------------------------------------------- advantages
+
+
+def mean_std(batch: Batch, values: list[float]) -> list[float]:
+    """(R − mean)/std with the population's std; 0 where the group has no spread."""
+    result = []
+    for i in rows_of(batch):
+        group = [values[j] for j in siblings(batch, i)]
+        std = float(np.std(group))
+        result.append((values[i] - float(np.mean(group))) / std if std > 0 else 0.0)
+    return result
+
+
+def minus_group_mean(batch: Batch) -> list[float]:
+    reward = returns(batch)
+    return [reward[i] - float(np.mean([reward[j] for j in siblings(batch, i)])) for i in rows_of(batch)]
+
+
+def leave_one_out(batch: Batch) -> list[float]:
+    reward = returns(batch)
+    return [
+        reward[i] - float(np.mean([reward[j] for j in siblings(batch, i) if j != i])) for i in rows_of(batch)
+    ]
+
+
+def leave_one_out_optimal(batch: Batch) -> list[float]:
+    reward, result = returns(batch), []
+    for i in rows_of(batch):
+        numerator = denominator = 0.0
+        for j in siblings(batch, i):
+            if j != i:
+                norm = sum(float(batch.old.score_square[j][t]) for t in actions(batch, j))
+                numerator += reward[j] * norm
+                denominator += norm
+        result.append(reward[i] - numerator / denominator)
+    return result
+
+
+# ------------------------------------------------------------------------------------------ losses
+
+
+def reinforce(batch: Batch, new, frozen, advantage: list[float]) -> float:
+    """−(1/N) Σ_i A_i Σ_t π_θ/sg[π_θ]."""
+    total = 0.0
+    for i in rows_of(batch):
+        for t in actions(batch, i):
+            total -= advantage[i] * np.exp(new[i, t] - frozen[i, t])
+    return total / len(rows_of(batch))
+
+
+def clipped(ratio: float, advantage: float, low: float, high: float) -> float:
+    return min(ratio * advantage, min(max(ratio, 1 - low), 1 + high) * advantage)
+
+
+def grpo(batch: Batch, new, frozen, clip: float = 0.2, beta: float = 0.04) -> float:
+    """−(1/G) Σ_i (1/|o_i|) Σ_t {min(rA, clip(r)A) − β(e^d − d − 1)}."""
+    advantage, total = mean_std(batch, returns(batch)), 0.0
+    for i in rows_of(batch):
+        row = 0.0
+        for t in actions(batch, i):
+            ratio = np.exp(new[i, t] - float(batch.old.log_prob[i][t]))
+            difference = float(batch.reference.log_prob[i][t]) - new[i, t] if beta else 0.0
+            kl = np.exp(difference) - difference - 1
+            row += clipped(ratio, advantage[i], clip, clip) - beta * kl
+        total -= row / len(actions(batch, i))
+    return total / len(rows_of(batch))
+
+
+def dr_grpo(batch: Batch, new, frozen, length: int = 3000) -> float:
+    advantage, total = minus_group_mean(batch), 0.0
+    for i in rows_of(batch):
+        for t in actions(batch, i):
+            ratio = np.exp(new[i, t] - float(batch.old.log_prob[i][t]))
+            total -= clipped(ratio, advantage[i], 0.2, 0.2)
+    return total / length / len(rows_of(batch))
+
+
+def overlong(length: int, limit: int, cache: int) -> float:
+    if length <= limit - cache:
+        return 0.0
+    return ((limit - cache) - length) / cache if length <= limit else -1.0
+
+
+def dapo(batch: Batch, new, frozen, limit: int = 20480, cache: int = 4096) -> float:
+    """Over the groups in which some are right and some wrong: the mean over all of their tokens."""
+    shaped = [
+        reward + overlong(len(actions(batch, i)), limit, cache) for i, reward in enumerate(returns(batch))
+    ]
+    advantage, total, tokens = mean_std(batch, shaped), 0.0, 0
+    for i in rows_of(batch):
+        group = siblings(batch, i)
+        correct = sum(1 for j in group if batch.rollout.outcome[j] == 1)
+        if not 0 < correct < len(group):
+            continue
+        for t in actions(batch, i):
+            ratio = np.exp(new[i, t] - float(batch.old.log_prob[i][t]))
+            total -= clipped(ratio, advantage[i], 0.2, 0.28)
+            tokens += 1
+    return total / tokens if tokens else 0.0
+
+
+def gspo(batch: Batch, new, frozen) -> float:
+    """One ratio and one clip a sequence."""
+    advantage, total = mean_std(batch, returns(batch)), 0.0
+    for i in rows_of(batch):
+        gap = sum(new[i, t] - float(batch.old.log_prob[i][t]) for t in actions(batch, i))
+        total -= clipped(np.exp(gap / len(actions(batch, i))), advantage[i], 3e-4, 4e-4)
+    return total / len(rows_of(batch))
+
+
+def gspo_token(batch: Batch, new, frozen) -> float:
+    """s_{i,t} = sg[s_i]·π_θ/sg[π_θ]."""
+    advantage, total = mean_std(batch, returns(batch)), 0.0
+    for i in rows_of(batch):
+        gap = sum(frozen[i, t] - float(batch.old.log_prob[i][t]) for t in actions(batch, i))
+        ratio = np.exp(gap / len(actions(batch, i)))
+        row = 0.0
+        for t in actions(batch, i):
+            row += clipped(ratio * np.exp(new[i, t] - frozen[i, t]), advantage[i], 3e-4, 4e-4)
+        total -= row / len(actions(batch, i))
+    return total / len(rows_of(batch))
+
+
+def sapo(batch: Batch, new, frozen) -> float:
+    advantage, total = mean_std(batch, returns(batch)), 0.0
+    for i in rows_of(batch):
+        temperature = 1.0 if advantage[i] > 0 else 1.05
+        row = 0.0
+        for t in actions(batch, i):
+            ratio = np.exp(new[i, t] - float(batch.old.log_prob[i][t]))
+            row += 4 / temperature / (1 + np.exp(-temperature * (ratio - 1))) * advantage[i]
+        total -= row / len(actions(batch, i))
+    return total / len(rows_of(batch))
+
+
+def cut(tokens: list[int], count: int) -> list[list[int]]:
+    """Token n of |o| belongs to unit ⌊n·K/|o|⌋."""
+    units: list[list[int]] = [[] for _ in range(min(count, len(tokens)))]
+    for n, t in enumerate(tokens):
+        units[n * len(units) // len(tokens)].append(t)
+    return units
+
+
+def gpg(batch: Batch, new, frozen, count: int = 4) -> float:
+    """−(1/G) Σ_i (1/|o_i|) Σ_T |MA_T|·min(s_T A, clip(s_T) A), s_T the geometric mean of the unit's ratios."""
+    advantage, total = mean_std(batch, returns(batch)), 0.0
+    for i in rows_of(batch):
+        row = 0.0
+        for unit in cut(actions(batch, i), count):
+            gap = sum(new[i, t] - float(batch.old.log_prob[i][t]) for t in unit) / len(unit)
+            row += len(unit) * clipped(np.exp(gap), advantage[i], 0.2, 0.2)
+        total -= row / len(actions(batch, i))
+    return total / len(rows_of(batch))
+
+
+REFERENCES = {
+    "reinforce": lambda b, n, f: reinforce(b, n, f, returns(b)),
+    "reinforce_constant": lambda b, n, f: reinforce(b, n, f, [r - 0.5 for r in returns(b)]),
+    # the running mean's first baseline is 0
+    "reinforce_running": lambda b, n, f: reinforce(b, n, f, returns(b)),
+    "reinforce_batch": lambda b, n, f: reinforce(
+        b, n, f, [r - float(np.mean(returns(b))) for r in returns(b)]
+    ),
+    "reinforce_group": lambda b, n, f: reinforce(b, n, f, minus_group_mean(b)),
+    "rloo": lambda b, n, f: reinforce(b, n, f, leave_one_out(b)),
+    "reinforce_optimal": lambda b, n, f: reinforce(b, n, f, leave_one_out_optimal(b)),
+    # a reward at the last action is the reward-to-go of every action
+    "vanilla": lambda b, n, f: reinforce(b, n, f, returns(b)),
+    "grpo": grpo,
+    "dr_grpo": dr_grpo,
+    "dapo": dapo,
+    "gspo": gspo,
+    "gspo_token": gspo_token,
+    "sapo": sapo,
+    "gpg": gpg,
+}
+
+
+def finite_difference(loss, batch: Batch, new: np.ndarray, step: float = 1e-6) -> np.ndarray:
+    """d loss / d new log-probs by central differences, `float64[B, L]`."""
+    new = np.asarray(new, np.float64)
+    gradient = np.zeros_like(new)
+    for i in rows_of(batch):
+        for t in actions(batch, i):
+            up, down = new.copy(), new.copy()
+            up[i, t] += step
+            down[i, t] -= step
+            gradient[i, t] = (loss(batch, up, new) - loss(batch, down, new)) / (2 * step)
+    return gradient
