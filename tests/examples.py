@@ -2,9 +2,16 @@
 
 from __future__ import annotations
 
+import functools
+
+import jax
+import jax.numpy as jnp
 import numpy as np
 
-from gpg_jax.types import STOP_EOS, Batch, Rollout, Scores
+from gpg_jax.algorithms import ALGORITHMS
+from gpg_jax.losses import objective
+from gpg_jax.losses.metrics import reduce
+from gpg_jax.types import STOP_EOS, Batch, Method, Rollout, Scores
 
 NOISE = -7.0
 
@@ -76,3 +83,26 @@ def random_batch(seed: int = 0, prompts: int = 2, group: int = 4, length: int = 
     entropy = rng.uniform(0.1, 2.0, mask.shape).astype(np.float32)
     batch = make_batch(rollout, old, log_probs(), entropy=entropy, score_square=square)
     return batch, Scores(log_prob=new, entropy=entropy * 0.9, score_square=square)
+
+
+def loss_and_coefficients(method: Method, batch: Batch, scores: Scores, state=None):
+    """The loss of a rollout taken as one minibatch, ∂loss/∂log π `[B, L]`, and the reduced metrics."""
+    state = method.state if state is None else state
+    estimated, _ = objective.estimate(method, batch, state)
+    weights, penalty_weights = objective.weigh(method.objective, batch.rollout, estimated)
+    scales = objective.penalty_coefficients(method.objective, state)
+
+    def of_log_prob(log_prob):
+        new = scores._replace(log_prob=log_prob)
+        return objective.loss(method.objective, new, batch, estimated, weights, penalty_weights, scales)
+
+    gradient = jax.value_and_grad(of_log_prob, has_aux=True)
+    (value, metrics), coefficients = gradient(jnp.asarray(scores.log_prob))
+    return value, coefficients, reduce(metrics)
+
+
+@functools.cache
+def compiled(name: str):
+    """`loss_and_coefficients` of a named method with its defaults, compiled once for all tests."""
+    method = ALGORITHMS[name]()
+    return jax.jit(lambda batch, scores: loss_and_coefficients(method, batch, scores))

@@ -171,7 +171,7 @@ def cut(tokens: list[int], count: int) -> list[list[int]]:
 
 
 def gpg(batch: Batch, new, frozen, count: int = 4) -> float:
-    """−(1/G) Σ_i (1/|o_i|) Σ_T |MA_T|·min(s_T A, clip(s_T) A), s_T the geometric mean of the unit's ratios."""
+    """−(1/G) Σ_i (1/|o_i|) Σ_T |MA_T|·min(s_T A, clip(s_T) A), s_T the unit's geometric mean ratio."""
     advantage, total = mean_std(batch, returns(batch)), 0.0
     for i in rows_of(batch):
         row = 0.0

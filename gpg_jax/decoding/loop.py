@@ -7,6 +7,7 @@ which rows run beside it, and in which order, changes nothing.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 import jax
@@ -85,6 +86,7 @@ def decode(
     sampling: Sampling,
     automaton: Automaton,
     bucket: int = 32,
+    place_logits: Callable[[Array], Array] = lambda logits: logits,
 ) -> Responses:
     """Samples B / P responses to each of P prompts.
 
@@ -99,6 +101,7 @@ def decode(
       sampling: temperature and truncation.
       automaton: stop tokens and stop strings; the token that completes one is the row's last.
       bucket: slots of the first cache; it doubles until it holds the budget.
+      place_logits: where the logits `[B, V]` lie while a token is drawn from them.
 
     Returns:
       `Responses`.
@@ -124,7 +127,7 @@ def decode(
         contexts = (prefix, Context(carry.cache, own_position))
         position = (first + carry.step)[:, None]
         hidden, entry = policy.hidden(params, carry.token[:, None], position, contexts)
-        logits = policy.unembed(params, hidden[:, 0])
+        logits = place_logits(policy.unembed(params, hidden[:, 0]))
         uniform = uniforms(key, uid, jnp.full_like(uid, carry.step))
         drawn = sample(logits, uniform, sampling)
         token = jnp.where(carry.running, drawn.token, 0)

@@ -22,6 +22,15 @@ from gpg_jax.types import Array, Params
 _ROWS = Spec(("data", "fsdp"))
 
 
+def _whole(logits: Array) -> Array:
+    """Every device of a replica gets all logits of its rows.
+
+    Left split over `tensor`, the sampler's blocks would be shifted between devices by permutations, in
+    which all replicas take part: those that are done would be waited for, for ever.
+    """
+    return jax.lax.with_sharding_constraint(logits, Spec())
+
+
 def compile_decode(
     policy: Policy,
     mesh: Mesh,
@@ -60,6 +69,7 @@ def compile_decode(
             sampling=sampling,
             automaton=automaton,
             bucket=bucket,
+            place_logits=_whole,
         )
 
     replicated = jax.shard_map(

@@ -48,6 +48,9 @@ def fixed_length_units(action_mask: Array, length: int) -> Array:
 def fixed_count_units(action_mask: Array, count: int) -> Array:
     """K units of nearly equal length: action n of |o| belongs to unit ⌊n·K/|o|⌋.
 
+    The cut depends on the final length, so a baseline that differs between a row's units is not free of its
+    actions; one a row is.
+
     Args:
       action_mask: `bool[B, L]`.
       count: K ≥ 1; a row with fewer actions has a unit an action.

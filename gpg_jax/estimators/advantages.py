@@ -10,7 +10,7 @@ from collections.abc import Callable
 import jax.numpy as jnp
 
 from gpg_jax.estimators import baselines, groups
-from gpg_jax.estimators.filters import every_row, finished
+from gpg_jax.estimators.filters import every_row, finished, sample_weight
 from gpg_jax.estimators.returns import reward_to_go, state_discount, total_reward
 from gpg_jax.types import Array, Batch, Rollout, State
 
@@ -108,7 +108,7 @@ def minus_running(decay: float) -> RowEstimator:
     """A = R − the running mean of the rollouts before; the state is `baselines.Running`."""
 
     def rows(returns: Array, batch: Batch, state: State) -> tuple[Array, State]:
-        baseline, state = baselines.running(returns, batch.rollout.leaf_weight, state, decay)
+        baseline, state = baselines.running(returns, sample_weight(batch.rollout), state, decay)
         return returns - baseline, state
 
     return rows
@@ -116,13 +116,13 @@ def minus_running(decay: float) -> RowEstimator:
 
 def minus_batch_mean(returns: Array, batch: Batch, state: State) -> tuple[Array, State]:
     """A = R − the mean over the whole batch. A row estimator."""
-    return returns - baselines.batch_mean(returns, batch.rollout.leaf_weight), state
+    return returns - baselines.batch_mean(returns, sample_weight(batch.rollout)), state
 
 
 def minus_leave_one_out(returns: Array, batch: Batch, state: State) -> tuple[Array, State]:
     """A = R − the mean of the other rollouts of the group. A row estimator; see `groups.leave_one_out`."""
     rollout = batch.rollout
-    baseline = groups.leave_one_out(returns, rollout.group, rollout.parent, rollout.leaf_weight)
+    baseline = groups.leave_one_out(returns, rollout.group, rollout.parent, sample_weight(rollout))
     return returns - baseline, state
 
 
@@ -146,7 +146,7 @@ def minus_optimal(norms: Callable[[Batch], Array] = head_norms) -> RowEstimator:
 
     def rows(returns: Array, batch: Batch, state: State) -> tuple[Array, State]:
         rollout = batch.rollout
-        weight = rollout.leaf_weight
+        weight = sample_weight(rollout)
         baseline = baselines.optimal(returns, norms(batch), rollout.group, rollout.parent, weight)
         return returns - baseline, state
 
@@ -162,7 +162,7 @@ def group_centred(*, singleton: groups.Singleton = "zero", statistics: Rows = ev
     """
 
     def rows(returns: Array, batch: Batch, state: State) -> tuple[Array, State]:
-        weight = jnp.where(statistics(batch.rollout), batch.rollout.leaf_weight, 0)
+        weight = sample_weight(batch.rollout, statistics)
         return groups.group_centre(returns, batch.rollout.group, weight, singleton=singleton), state
 
     return rows
@@ -189,7 +189,7 @@ def group_normalised(
     """
 
     def rows(returns: Array, batch: Batch, state: State) -> tuple[Array, State]:
-        weight = jnp.where(statistics(batch.rollout), batch.rollout.leaf_weight, 0)
+        weight = sample_weight(batch.rollout, statistics)
         normalised = groups.group_normalise(
             returns,
             batch.rollout.group,

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import jax.numpy as jnp
 
 from gpg_jax.estimators.segments import group_max, group_min
@@ -18,9 +20,22 @@ def mixed_outcomes(rollout: Rollout) -> Array:
 
     DAPO's dynamic sampling, 0 < #correct < G (arXiv 2503.14476, eq. 11), on what the verifier said and not on
     the shaped reward, whose shaping would hide a group without signal. A group of equal outcomes is refused
-    whatever their value, and so is a group of one.
+    whatever their value, and so is a group of one. Rows without actions say nothing.
     """
-    return group_max(rollout.outcome, rollout.group) > group_min(rollout.outcome, rollout.group)
+    acted = jnp.any(rollout.action_mask, axis=1)
+    largest = group_max(jnp.where(acted, rollout.outcome, -jnp.inf), rollout.group)
+    return largest > group_min(jnp.where(acted, rollout.outcome, jnp.inf), rollout.group)
+
+
+def sample_weight(rollout: Rollout, rows: Callable[[Rollout], Array] = every_row) -> Array:
+    """Weight of each row in a baseline's statistics `[B]`: its leaf weight, 0 where the policy did not act.
+
+    Args:
+      rollout: the rows.
+      rows: `Rollout` -> `bool[B]`, the rows that enter.
+    """
+    enters = rows(rollout) & jnp.any(rollout.action_mask, axis=1)
+    return jnp.where(enters, rollout.leaf_weight, 0)
 
 
 def finished(rollout: Rollout) -> Array:

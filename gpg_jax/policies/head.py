@@ -19,7 +19,12 @@ class Frozen(NamedTuple):
 
 
 def _token_scores(
-    policy: Policy, params: Params, hidden: Array, target: Array, temperature: float, needs: frozenset[str],
+    policy: Policy,
+    params: Params,
+    hidden: Array,
+    target: Array,
+    temperature: float,
+    needs: frozenset[str],
     reference: Frozen | None,
 ) -> Scores:
     logits = policy.unembed(params, hidden) / temperature

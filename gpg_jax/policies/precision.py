@@ -26,9 +26,7 @@ def einsum(subscripts: str, dtype: jnp.dtype, left: Array, right: Array) -> Arra
     Returns:
       float32 array.
     """
-    return jnp.einsum(
-        subscripts, left.astype(dtype), right.astype(dtype), preferred_element_type=jnp.float32
-    )
+    return jnp.einsum(subscripts, left.astype(dtype), right.astype(dtype), preferred_element_type=jnp.float32)
 
 
 def _forward(subscripts: str, dtype: jnp.dtype, left: Array, right: Array):

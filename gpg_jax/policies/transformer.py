@@ -130,24 +130,7 @@ def _init(architecture: Architecture, dtype: jnp.dtype, key: Array) -> Params:
     return nnx.to_pure_dict(nnx.state(Decoder(architecture, dtype, nnx.Rngs(params=key))))
 
 
-def _over_layers(apply, stream: Array, layers, caches: tuple[Cache, ...]) -> tuple[Array, Cache]:
-    """Runs the blocks in order: a scan over stacked layers, a loop over separate ones."""
-    if not isinstance(layers, tuple):
-        return jax.lax.scan(apply, stream, (layers, caches))
-    entries = []
-    for index, layer in enumerate(layers):
-        stream, entry = apply(stream, (layer, tuple(cache[index] for cache in caches)))
-        entries.append(entry)
-    return stream, tuple(entries)
-
-
-def transformer(
-    architecture: Architecture,
-    *,
-    dtype: jnp.dtype = jnp.float32,
-    remat: bool = False,
-    separate_layers: bool = True,
-) -> Policy:
+def transformer(architecture: Architecture, *, dtype: jnp.dtype = jnp.float32, remat: bool = False) -> Policy:
     """The policy of an architecture.
 
     Parameters are `{"embedding", "layers": {...stacked on axis 0...}, "norm"[, "head"]}`, matrices
@@ -158,8 +141,6 @@ def transformer(
       dtype: type of the products' operands and of the cache; sums, norms, softmax, residual stream
         and logits are float32 whatever it is.
       remat: recompute each block in the backward pass instead of keeping its activations.
-      separate_layers: decode with one array a layer, weights and cache, instead of stacked ones:
-        a longer compilation, and no slice of a stack is copied for every token.
     """
     dtype = jnp.dtype(dtype)
     block, _ = nnx.split(
@@ -182,7 +163,7 @@ def transformer(
             apply = jax.checkpoint(apply, prevent_cse=False)
         stream = params["embedding"][tokens].astype(dtype).astype(jnp.float32)
         caches = tuple(context.cache for context in contexts)
-        stream, entries = _over_layers(apply, stream, params["layers"], caches)
+        stream, entries = jax.lax.scan(apply, stream, (params["layers"], caches))
         return rms_norm(stream, params["norm"], architecture.norm_eps), entries
 
     def unembed(params: Params, states: Array) -> Array:
@@ -195,24 +176,14 @@ def transformer(
         return logits.reshape(*lead, -1)
 
     def init_cache(rows: int, slots: int) -> Cache:
-        shape = (rows, architecture.kv_heads, slots, architecture.head_dim)
-        if separate_layers:
-            return tuple((jnp.zeros(shape, dtype),) * 2 for _ in range(architecture.layers))
-        return (jnp.zeros((architecture.layers, *shape), dtype),) * 2
+        shape = (architecture.layers, rows, architecture.kv_heads, slots, architecture.head_dim)
+        return jnp.zeros(shape, dtype), jnp.zeros(shape, dtype)
 
     def for_decoding(params: Params) -> Params:
         def round_matrix(path, leaf: Array) -> Array:
-            name = path[-1].key
-            return leaf if name.endswith(("norm", "bias")) else leaf.astype(dtype)
+            return leaf if path[-1].key.endswith(("norm", "bias")) else leaf.astype(dtype)
 
-        params = jax.tree_util.tree_map_with_path(round_matrix, params)
-        if not separate_layers:
-            return params
-        layers = tuple(
-            jax.tree.map(lambda leaf, index=index: leaf[index], params["layers"])
-            for index in range(architecture.layers)
-        )
-        return {**params, "layers": layers}
+        return jax.tree_util.tree_map_with_path(round_matrix, params)
 
     init = functools.partial(_init, architecture, dtype)
     return Policy(init, hidden, unembed, init_cache, for_decoding, architecture.vocab_size)

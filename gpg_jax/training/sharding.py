@@ -69,10 +69,8 @@ def _path(path: tuple[Any, ...]) -> str:
 
 
 def _spec_of(path: str, shape: tuple[int, ...], mesh: Mesh, rules: Sequence[tuple[str, Spec]]) -> Spec:
-    for pattern, spec in rules:
-        if re.search(pattern, path):
-            break
-    else:
+    spec = next((spec for pattern, spec in rules if re.search(pattern, path)), None)
+    if spec is None:
         raise ValueError(f"no sharding rule matches the parameter {path!r} of shape {shape}; add one for it")
     for axis, name in enumerate(spec):
         if name is not None and shape[axis] % mesh.shape[name]:

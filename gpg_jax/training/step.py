@@ -86,15 +86,15 @@ def compile_step(step: Step, shardings: TrainState | None = None) -> Step:
     """
     if shardings is None:
         return jax.jit(step, donate_argnums=0)
-    return jax.jit(
-        step, donate_argnums=0, in_shardings=(shardings, None), out_shardings=(shardings, None)
-    )
+    return jax.jit(step, donate_argnums=0, in_shardings=(shardings, None), out_shardings=(shardings, None))
 
 
 def _check_shape(plan: Plan, rollout: Rollout) -> None:
     expected = (plan.rows, plan.layout.length)
     if rollout.tokens.shape != expected:
-        raise ValueError(f"the rollout's tokens have the shape {rollout.tokens.shape}; the plan needs {expected}")
+        raise ValueError(
+            f"the rollout's tokens have the shape {rollout.tokens.shape}; the plan needs {expected}"
+        )
 
 
 def _score(

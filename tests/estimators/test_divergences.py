@@ -37,6 +37,7 @@ def test_expected_values():
     p, log_p = jnp.exp(log_policy(THETA)), log_policy(THETA)
     for estimator in (k1, k3):
         np.testing.assert_allclose(jnp.sum(p * estimator(log_p, REFERENCE)), forward_kl(THETA), rtol=1e-5)
+
     # k2's bias is of third order: it shrinks by 2³ when the difference halves
     def bias(size):
         near = jax.nn.log_softmax(THETA + size * jnp.array([1.0, -1.0, 0.5]))

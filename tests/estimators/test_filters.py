@@ -10,7 +10,8 @@ from gpg_jax.types import STOP_EOS, STOP_LENGTH, STOP_TOOL_LIMIT
 
 
 def rollout(outcome, group, **fields):
-    return examples.make_rollout(np.ones((len(group), 2), bool), outcome, group, **fields)
+    outcome = np.asarray(outcome, np.float32)
+    return examples.make_rollout(np.ones((len(group), 2), bool), outcome, group).replace(**fields)
 
 
 def test_groups_of_equal_outcomes_are_refused():

@@ -103,7 +103,9 @@ def test_leaf_weights_are_weights():
     group = jnp.zeros(3, jnp.int32)
     np.testing.assert_allclose(group_centre(reward, group, weight), [0.5, 0.5, -0.5])
     np.testing.assert_allclose(group_normalise(reward, group, weight), [1, 1, -1])
-    np.testing.assert_allclose(group_normalise(reward, group, weight, ddof=1), np.sqrt([0.5] * 3) * [1, 1, -1])
+    np.testing.assert_allclose(
+        group_normalise(reward, group, weight, ddof=1), np.sqrt([0.5] * 3) * [1, 1, -1]
+    )
 
 
 def test_leave_one_out_leaves_out_the_whole_tree():

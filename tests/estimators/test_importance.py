@@ -24,7 +24,9 @@ def test_self_normalised_is_biased_and_consistent():
     # one draw from q: (1 + 3)/2 = 2; two: aa 1, bb 3, ab (1.6 + 1.2)/2 = 1.4, so (1 + 3 + 2·1.4)/4 = 1.7
     def expected(draws):
         estimates = [
-            self_normalised_estimate(VALUES[jnp.array(pick)], LOG_WEIGHT[jnp.array(pick)], jnp.ones(draws, bool))
+            self_normalised_estimate(
+                VALUES[jnp.array(pick)], LOG_WEIGHT[jnp.array(pick)], jnp.ones(draws, bool)
+            )
             for pick in itertools.product(range(2), repeat=draws)
         ]
         return np.mean(estimates)
@@ -55,7 +57,7 @@ def test_effective_sample_size():
     ("horizon", "variance"), [(1, 0.64), (2, 1.6896), (5, 10.863675), (10, 139.746784), (20, 19808.657)]
 )
 def test_the_variance_of_a_product_grows_with_the_horizon(horizon, variance):
-    """Behaviour .5, target .9 a step: E w = 1 and Var w = (.9²/.5 + .1²/.5)^H − 1 = 1.64^H − 1, enumerated."""
+    """Behaviour .5, target .9: E w = 1, Var w = (.9²/.5 + .1²/.5)^H − 1 = 1.64^H − 1, enumerated."""
     taken = jnp.arange(horizon + 1)
     ways = np.array([float(np.prod([(horizon - i) / (i + 1) for i in range(k)])) for k in range(horizon + 1)])
     log_weight = taken * jnp.log(1.8) + (horizon - taken) * jnp.log(0.2)

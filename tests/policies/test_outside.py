@@ -40,14 +40,26 @@ def test_decoded_log_probs_are_scored_ones(outside):
     policy, params = outside
     prompts = Prompts(np.array([[3, 4, 5], [6, 7, 0]], np.int32), np.array([3, 2], np.int32))
     automaton = compile_automaton([], [b"x"] * VOCAB, stop_tokens=[1])
-    responses = decode(
-        policy, policy.for_decoding(params), prompts.tokens, jnp.array(prompts.length), jnp.arange(4),
-        jax.random.key(0), new_slots=5, sampling=Sampling(), automaton=automaton, bucket=2,
-    )
+    responses = jax.jit(
+        lambda params, tokens, length: decode(
+            policy,
+            params,
+            tokens,
+            length,
+            jnp.arange(4),
+            jax.random.key(0),
+            new_slots=5,
+            sampling=Sampling(),
+            automaton=automaton,
+            bucket=3,
+        )
+    )(params, *prompts)
     rows = build_rollout(prompts, responses, outcome=np.zeros(4), reward=np.zeros(4), version=0)
-    scores = score(
-        policy, params, rows.tokens, rows.prompt_length, rows.length, Layout(3, 5, 2), temperature=1.0
-    )
+    scores = jax.jit(
+        lambda params, rows: score(
+            policy, params, rows.tokens, rows.prompt_length, rows.length, Layout(3, 5, 2), temperature=1.0
+        )
+    )(params, rows)
     ours = np.where(rows.action_mask, scores.log_prob, 0)
     np.testing.assert_allclose(ours, rows.behaviour_log_prob, atol=1e-5)
 
@@ -62,5 +74,5 @@ def test_gradients_reach_every_parameter(outside):
         )
         return jnp.sum(jnp.where(rows.action_mask, scores.log_prob, 0))
 
-    grads = jax.grad(total)(params)
+    grads = jax.jit(jax.grad(total))(params)
     assert min(float(jnp.abs(leaf).max()) for leaf in jax.tree.leaves(grads)) > 0

@@ -1,5 +1,7 @@
 """Scores of rows: the shared prompt, the chunked head and every field against a plain forward."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -19,17 +21,29 @@ def rows():
 
 @pytest.fixture(scope="module")
 def reference():
-    return jax.tree.map(lambda leaf: leaf + 0.05 * jnp.sin(jnp.arange(leaf.size).reshape(leaf.shape)), small.params())
-
-
-def scored(params, rows, reference=None, *, shared=4, chunk=0, needs=NEEDS):
-    layout = Layout(small.LAYOUT.prompt_slots, small.LAYOUT.new_slots, shared)
-    return score(
-        small.policy(), params, rows.tokens, rows.prompt_length, rows.length, layout,
-        temperature=TEMPERATURE, needs=needs, reference=reference, chunk=chunk,
+    return jax.tree.map(
+        lambda leaf: leaf + 0.05 * jnp.sin(jnp.arange(leaf.size).reshape(leaf.shape)), small.params()
     )
 
 
+@functools.partial(jax.jit, static_argnames=("shared", "chunk", "needs"))
+def scored(params, rows, reference=None, *, shared=4, chunk=0, needs=NEEDS):
+    layout = Layout(small.LAYOUT.prompt_slots, small.LAYOUT.new_slots, shared)
+    return score(
+        small.policy(),
+        params,
+        rows.tokens,
+        rows.prompt_length,
+        rows.length,
+        layout,
+        temperature=TEMPERATURE,
+        needs=needs,
+        reference=reference,
+        chunk=chunk,
+    )
+
+
+@jax.jit
 def log_probs(params, rows):
     """log π(v | tokens before t) for every row, token and v: one plain forward of whole rows."""
     position = jnp.broadcast_to(jnp.arange(rows.tokens.shape[1])[None], rows.tokens.shape)
@@ -70,7 +84,9 @@ def test_gradients_through_a_shared_prompt_are_those_of_rows_alone(rows):
 
     def gradient(shared, chunk):
         def total(params):
-            return jnp.sum(pull * scored(params, rows, shared=shared, chunk=chunk, needs=frozenset()).log_prob)
+            return jnp.sum(
+                pull * scored(params, rows, shared=shared, chunk=chunk, needs=frozenset()).log_prob
+            )
 
         return jax.jit(jax.grad(total))(small.params())
 
@@ -91,7 +107,12 @@ def test_padding_is_not_read(rows):
 def test_bad_shapes_and_missing_reference_are_refused(rows):
     with pytest.raises(ValueError, match="needs rows of 15 tokens"):
         score(
-            small.policy(), small.params(), rows.tokens, rows.prompt_length, rows.length, Layout(6, 9, 4),
+            small.policy(),
+            small.params(),
+            rows.tokens,
+            rows.prompt_length,
+            rows.length,
+            Layout(6, 9, 4),
             temperature=1.0,
         )
     with pytest.raises(ValueError, match="no reference policy"):

@@ -1,0 +1,228 @@
+"""The configuration of a run: typed, frozen, checked, and made from a `ConfigDict` once.
+
+`default_config()` has every key there is; a config file changes some, the command line others, and
+`read_config` turns the result into an `Experiment` or says in a sentence what is wrong with it.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import types
+import typing
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from ml_collections import config_dict
+
+from experiments.methods import ARGUMENTS, MethodConfig, read_method
+
+Frozen = dataclasses.dataclass(frozen=True, kw_only=True)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ModelConfig:
+    """The policy: a pretrained one by name, or one from scratch by its sizes.
+
+    Attributes:
+      name: a local folder, "smollm2", or `owner/model` on the Hugging Face hub; None for one from scratch.
+      revision: branch, tag or commit on the hub.
+      width, layers, heads, kv_heads, head_dim, mlp_width: sizes of a model from scratch.
+      dtype: type of the products' operands, "float32" or "bfloat16"; parameters are float32 always.
+      remat: whether activations are recomputed in the backward pass.
+      chunk: tokens whose logits exist at once; 0 for all.
+    """
+
+    name: str | None = None
+    revision: str | None = None
+    width: int = 64
+    layers: int = 2
+    heads: int = 4
+    kv_heads: int = 2
+    head_dim: int = 16
+    mlp_width: int = 128
+    dtype: str = "float32"
+    remat: bool = False
+    chunk: int = 0
+
+    def __post_init__(self) -> None:
+        _one_of("model.dtype", self.dtype, ("float32", "bfloat16"))
+        _at_least("model.chunk", self.chunk, 0)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class SamplingConfig:
+    """How responses are drawn.
+
+    Attributes:
+      new_tokens: budget of a response.
+      stop: strings that end a response.
+      temperature: above 0.
+      top_k: tokens kept, 0 for all.
+      top_p: mass kept, 1 for all.
+      min_p: least probability beside the largest, 0 for all.
+    """
+
+    new_tokens: int = 16
+    stop: tuple[str, ...] = ()
+    temperature: float = 1.0
+    top_k: int = 0
+    top_p: float = 1.0
+    min_p: float = 0.0
+
+    def __post_init__(self) -> None:
+        _at_least("sampling.new_tokens", self.new_tokens, 1)
+        if self.temperature <= 0:
+            raise ValueError(
+                f"sampling.temperature is {self.temperature}: a greedy rollout cannot be trained on; "
+                "choose a temperature above 0 (experiments.evaluate decodes greedily besides)"
+            )
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class OptimizerConfig:
+    """AdamW and its learning rate.
+
+    Attributes:
+      learning_rate: at its peak.
+      warm_up: updates of the linear rise.
+      decay: "constant", "linear" or "cosine", to the end of the run.
+      final_fraction: of the peak, at the end of the decay.
+      clip_norm: largest global norm of a gradient, or None.
+      weight_decay: of matrices.
+      b1, b2, eps: AdamW's.
+    """
+
+    learning_rate: float = 1e-3
+    warm_up: int = 0
+    decay: str = "constant"
+    final_fraction: float = 0.0
+    clip_norm: float | None = 1.0
+    weight_decay: float = 0.0
+    b1: float = 0.9
+    b2: float = 0.999
+    eps: float = 1e-8
+
+    def __post_init__(self) -> None:
+        _one_of("optimizer.decay", self.decay, ("constant", "linear", "cosine"))
+        _at_least("optimizer.warm_up", self.warm_up, 0)
+        if self.learning_rate <= 0:
+            raise ValueError(f"optimizer.learning_rate is {self.learning_rate}; it must be above 0")
+        if self.clip_norm is not None and self.clip_norm <= 0:
+            raise ValueError(f"optimizer.clip_norm is {self.clip_norm}; it must be above 0, or None")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ScheduleConfig:
+    """What an iteration is, and how many there are.
+
+    Attributes:
+      steps: iterations: a rollout and the updates on it.
+      prompts: P, prompts of a rollout.
+      group: G, responses to each.
+      epochs: passes over a rollout.
+      minibatches: updates of a pass.
+      micro_batches: parts that a minibatch is summed over.
+      generations: batches of prompts that dynamic sampling may try for one rollout.
+    """
+
+    steps: int = 20
+    prompts: int = 8
+    group: int = 8
+    epochs: int = 1
+    minibatches: int = 1
+    micro_batches: int = 1
+    generations: int = 10
+
+    def __post_init__(self) -> None:
+        for field in dataclasses.fields(self):
+            _at_least(f"schedule.{field.name}", getattr(self, field.name), 1)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class EvaluationConfig:
+    """Accuracy on the held-out examples, before, after and between.
+
+    Attributes:
+      every: iterations between two evaluations; 0 for before and after alone.
+      examples: of the held-out set, the first so many; 0 for all, -1 for no evaluation.
+      samples: sampled responses to each.
+      greedy: whether the greedy response is judged as well.
+      batch: prompts that are decoded at once.
+    """
+
+    every: int = 0
+    examples: int = 0
+    samples: int = 1
+    greedy: bool = True
+    batch: int = 64
+
+    def __post_init__(self) -> None:
+        _at_least("evaluation.every", self.every, 0)
+        _at_least("evaluation.examples", self.examples, -1)
+        _at_least("evaluation.samples", self.samples, 1)
+        _at_least("evaluation.batch", self.batch, 1)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class CheckpointConfig:
+    """When the state is saved, and what is kept.
+
+    Attributes:
+      every: iterations between two; the last one is saved always.
+      keep_latest: newest ones kept.
+      keep_best: best ones kept besides, by held-out accuracy where it is evaluated, else by reward.
+    """
+
+    every: int = 10
+    keep_latest: int = 2
+    keep_best: int = 1
+
+    def __post_init__(self) -> None:
+        _at_least("checkpoint.every", self.every, 1)
+        _at_least("checkpoint.keep_latest", self.keep_latest, 1)
+        _at_least("checkpoint.keep_best", self.keep_best, 0)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class OutputConfig:
+    """What is written beside the checkpoints.
+
+    Attributes:
+      transcripts: rows of each rollout that are written out.
+      rollouts: iterations between two rollouts that are saved whole; 0 for none.
+      entropy: whether the policy's entropy is measured where the method does not need it.
+    """
+
+    transcripts: int = 4
+    rollouts: int = 10
+    entropy: bool = True
+
+    def __post_init__(self) -> None:
+        _at_least("output.transcripts", self.transcripts, 0)
+        _at_least("output.rollouts", self.rollouts, 0)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Experiment:
+    """A whole run.
+
+    Attributes:
+      seed: of everything that is random.
+      mesh: devices along `data`, `fsdp` and `tensor`; one of them may be -1 for all that are left.
+    """
+
+    seed: int = 0
+    mesh: tuple[int, ...] = (-1, 1, 1)
+    model: ModelConfig = ModelConfig()
+    sampling: SamplingConfig = SamplingConfig()
+    method: MethodConfig = MethodConfig()
+    optimizer: OptimizerConfig = OptimizerConfig()
+    schedule: ScheduleConfig = ScheduleConfig()
+    evaluation: EvaluationConfig = EvaluationConfig()
+    checkpoint: CheckpointConfig = CheckpointConfig()
+    output: OutputConfig = OutputConfig()
+
+    def __post_init__(self) -> None:
+        _at_least("seed", self.seed, 0)
+        self.method.check_group(self.schedule.group)

@@ -1,0 +1,90 @@
+"""Accuracy on held-out examples: each is asked once greedily, or several times at the run's temperature."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+
+from experiments.setup import Setup, compiled_decode, sampling_of, stream
+from experiments.statistics import Accuracy, accuracy
+from gpg_jax.decoding.loop import Responses
+from gpg_jax.decoding.rollouts import pad_prompts, response_ids
+from gpg_jax.decoding.sampling import Sampling
+from gpg_jax.training.collect import Decode, Verdicts, fetch
+from gpg_jax.types import Params
+
+
+class Evaluator(NamedTuple):
+    """A compiled way to ask.
+
+    Attributes:
+      setup: whose task and policy.
+      kind: "sampled" or "greedy".
+      samples: responses to each example.
+      decode: the compiled loop.
+    """
+
+    setup: Setup
+    kind: str
+    samples: int
+    decode: Decode
+
+
+class Answers(NamedTuple):
+    """Judged responses to examples.
+
+    Attributes:
+      correct: `bool[P, S]`.
+      accuracy: its mean and interval.
+      transcripts: a row each, enough to be judged again.
+    """
+
+    correct: np.ndarray
+    accuracy: Accuracy
+    transcripts: list[dict[str, Any]]
+
+
+def make_evaluators(setup: Setup) -> tuple[Evaluator, ...]:
+    """The ways to ask that a configuration wants: sampled first."""
+    wanted = setup.config.evaluation
+    sampled = Evaluator(setup, "sampled", wanted.samples, compiled_decode(setup, sampling_of(setup.config)))
+    if not wanted.greedy:
+        return (sampled,)
+    return sampled, Evaluator(setup, "greedy", 1, compiled_decode(setup, Sampling(temperature=0.0)))
+
+
+def evaluate(evaluator: Evaluator, params: Params, examples: Sequence[Any]) -> Answers:
+    """Asks, judges and counts; the same randomness each time, so that two evaluations are comparable.
+
+    Args:
+      evaluator: how to ask.
+      params: of the policy.
+      examples: what to ask, at least one.
+    """
+    size = evaluator.setup.config.evaluation.batch
+    batches = [_ask(evaluator, params, examples[start : start + size], start) for start in range(0, len(examples), size)]
+    correct = np.concatenate([found for found, _ in batches])
+    return Answers(correct, accuracy(correct), [row for _, rows in batches for row in rows])
+
+
+def _ask(
+    evaluator: Evaluator, params: Params, examples: Sequence[Any], start: int
+) -> tuple[np.ndarray, list[dict[str, Any]]]:
+    """One batch; the last one is filled up with copies of its first example, which are not judged."""
+    setup, samples = evaluator.setup, evaluator.samples
+    config = setup.config
+    filled = [*examples, *[examples[0]] * (config.evaluation.batch - len(examples))]
+    prompts = pad_prompts([setup.task.encode(example) for example in filled], config.task.prompt_tokens)
+    uid = np.arange(len(filled) * samples, dtype=np.int32)
+    key = jax.random.fold_in(stream(config, "evaluation"), start)
+    responses = Responses(*fetch(evaluator.decode(params, *prompts, uid, key)))
+    asked = len(examples) * samples
+    ids, stop = response_ids(responses)[:asked], responses.stop[:asked].tolist()
+    verdicts = setup.task.judge(examples, ids)
+    rows = [
+        transcript(setup, examples[row // samples], ids[row], stop[row], verdicts, row) for row in range(asked)
+    ]
+    return setup.task.correct(verdicts.outcome).reshape(-1, samples), rows

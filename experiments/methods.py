@@ -1,0 +1,91 @@
+"""A method in a configuration: its name, and those of its arguments that are not left to the method."""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import inspect
+import types
+import typing
+from typing import Any
+
+from gpg_jax.algorithms import ALGORITHMS, GROUPED
+from gpg_jax.algorithms.settings import Settings
+from gpg_jax.types import Method
+
+
+def _plain(hint: Any) -> type | None:
+    """The type that a configuration can hold of an argument's, or None."""
+    if typing.get_origin(hint) in (typing.Union, types.UnionType):
+        hint = next(option for option in typing.get_args(hint) if option is not types.NoneType)
+    origin = typing.get_origin(hint)
+    if origin is typing.Literal:
+        return str
+    kind = hint if origin is None else origin
+    return kind if kind in (bool, int, float, str, tuple) else None
+
+
+def _own(name: str) -> dict[str, type]:
+    """Arguments of a constructor that a configuration can hold -> type."""
+    hints = typing.get_type_hints(ALGORITHMS[name])
+    named = (
+        parameter.name
+        for parameter in inspect.signature(ALGORITHMS[name]).parameters.values()
+        if parameter.kind is parameter.KEYWORD_ONLY
+    )
+    kinds = {argument: _plain(hints[argument]) for argument in named}
+    return {argument: kind for argument, kind in kinds.items() if kind is not None}
+
+
+_SHARED = {name: _plain(hint) or str for name, hint in typing.get_type_hints(Settings).items()}
+ARGUMENTS: dict[str, type] = _SHARED | {key: kind for name in ALGORITHMS for key, kind in _own(name).items()}
+"""Every argument of every method -> type."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class MethodConfig:
+    """A method by name.
+
+    Attributes:
+      name: a key of `gpg_jax.algorithms.ALGORITHMS`.
+      arguments: argument -> value; what is not here is the method's own default.
+    """
+
+    name: str = "grpo"
+    arguments: dict[str, Any] = dataclasses.field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if self.name not in ALGORITHMS:
+            raise ValueError(f"method.name is {self.name!r}; {nearest(self.name, ALGORITHMS)}")
+        known = _SHARED | _own(self.name)
+        for argument in self.arguments:
+            if argument not in known:
+                raise ValueError(
+                    f"the method {self.name!r} has no argument {argument!r}; {nearest(argument, known)}"
+                )
+
+    def check_group(self, group: int) -> None:
+        """Raises a ValueError if the method compares completions of a prompt and there is only one."""
+        if group < 2 and self.name in GROUPED:
+            raise ValueError(
+                f"schedule.group is {group}, and the baseline of {self.name!r} is a prompt's other completions: "
+                "take 2 or more, or a method without a group baseline such as 'reinforce_running'"
+            )
+
+
+def make_method(config: MethodConfig) -> Method:
+    """The method that a configuration names.
+
+    Raises:
+      ValueError: arguments that the method refuses.
+    """
+    try:
+        return ALGORITHMS[config.name](**config.arguments)
+    except ValueError as error:
+        raise ValueError(f"the method {config.name!r} refuses its arguments: {error}") from error
+
+
+def nearest(name: str, known: Any) -> str:
+    """A sentence that says what was meant, or what there is."""
+    close = difflib.get_close_matches(name, list(known), n=1)
+    return f"the nearest is {close[0]!r}" if close else f"there are {', '.join(known)}"

@@ -1,0 +1,82 @@
+"""What a run leaves in its folder beside checkpoints: metrics, transcripts, rollouts, TensorBoard events."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from tensorboardX import SummaryWriter
+
+from experiments import records
+from gpg_jax.types import Rollout
+
+METRICS = "metrics.jsonl"
+TRANSCRIPTS = "transcripts.jsonl"
+EVALUATIONS = "evaluations.jsonl"
+
+
+class Output(NamedTuple):
+    """An open folder of a run."""
+
+    workdir: Path
+    events: SummaryWriter
+
+
+def open_output(workdir: Path, step: int) -> Output:
+    """Opens a folder behind a step; what a killed process wrote of later steps is removed.
+
+    Args:
+      workdir: exists.
+      step: last step that is kept, -1 for none.
+    """
+    for name in (METRICS, TRANSCRIPTS, EVALUATIONS):
+        records.keep_through(workdir / name, step)
+    for path in workdir.glob("rollouts/*"):
+        if not path.stem.isdigit() or int(path.stem) > step:
+            path.unlink()
+    return Output(workdir, SummaryWriter(str(workdir / "tensorboard"), purge_step=step + 1))
+
+
+def write_metrics(output: Output, step: int, metrics: Mapping[str, float]) -> None:
+    """One line of `metrics.jsonl`, and one point of every curve."""
+    records.append(output.workdir / METRICS, [{"step": step, **metrics}])
+    for name, value in metrics.items():
+        output.events.add_scalar(name, value, step)
+
+
+def write_transcripts(output: Output, name: str, rows: Iterable[Mapping[str, Any]]) -> None:
+    """Lines of `transcripts.jsonl` or `evaluations.jsonl`."""
+    records.append(output.workdir / name, rows)
+
+
+def write_rollout(workdir: Path, name: str, rollout: Rollout) -> Path:
+    """Saves a rollout whole; the file appears by a rename.
+
+    Args:
+      workdir: of the run.
+      name: of the file, without `.npz`.
+      rollout: rows in NumPy.
+    """
+    path = workdir / "rollouts" / f"{name}.npz"
+    path.parent.mkdir(exist_ok=True)
+    scratch = path.with_suffix(".tmp")
+    with scratch.open("wb") as file:
+        np.savez_compressed(file, **dict(rollout.items()))
+    os.replace(scratch, path)
+    return path
+
+
+def read_rollout(path: Path) -> Rollout:
+    """A rollout that `write_rollout` saved.
+
+    Raises:
+      ValueError: no such file, or not a rollout.
+    """
+    try:
+        with np.load(path, allow_pickle=False) as arrays:
+            return Rollout(**{name: arrays[name] for name in arrays.files})
+    except (OSError, TypeError, ValueError) as error:
+        raise ValueError(f"{path} is not a saved rollout: {error}") from error

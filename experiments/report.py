@@ -1,0 +1,73 @@
+"""One picture of a run: reward, length, KL and entropy by iteration, from its metrics."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from experiments import records
+
+PANELS: tuple[tuple[str, str, dict[str, str]], ...] = (
+    ("reward", "mean of a rollout", {"reward": "reward", "outcome": "correct"}),
+    ("length", "tokens of a response", {"length": "mean"}),
+    ("KL", "nats a token (k3)", {"kl_reference": "to the reference", "kl_old_k3": "from the sampling policy"}),
+    ("entropy", "nats a token", {"entropy": "policy"}),
+)
+"""Title, unit, and metric -> label of each panel."""
+
+
+def write_report(workdir: Path, title: str) -> Path:
+    """Draws `report.png` from `metrics.jsonl`.
+
+    Args:
+      workdir: of the run.
+      title: of the picture.
+
+    Returns:
+      The picture's path.
+    """
+    lines = list(records.read(workdir / "metrics.jsonl"))
+    figure = Figure(figsize=(10, 6.5), layout="constrained")
+    axes = figure.subplots(2, 2, sharex=True)
+    for axis, (name, unit, metrics) in zip(axes.flat, PANELS, strict=True):
+        _draw(axis, lines, name, unit, metrics)
+    _draw_evaluations(axes.flat[0], lines)
+    for axis in axes[1]:
+        axis.set_xlabel("iteration")
+    for axis in axes.flat:
+        if axis.get_legend_handles_labels()[0]:
+            axis.legend(fontsize=8, frameon=False)
+    figure.suptitle(title)
+    path = workdir / "report.png"
+    figure.savefig(path, dpi=130)
+    return path
+
+
+def _draw(axis: Axes, lines: Sequence[dict[str, Any]], name: str, unit: str, metrics: dict[str, str]) -> None:
+    axis.set_title(name, fontsize=11)
+    axis.set_ylabel(unit, fontsize=9)
+    axis.grid(alpha=0.25)
+    for metric, label in metrics.items():
+        points = [(line["step"], line[metric]) for line in lines if isinstance(line.get(metric), float | int)]
+        if points:
+            axis.plot(*zip(*points, strict=True), label=label, linewidth=1.6)
+    if not axis.lines:
+        axis.text(0.5, 0.5, "not measured in this run", ha="center", transform=axis.transAxes, color="grey")
+
+
+def _draw_evaluations(axis: Axes, lines: Sequence[dict[str, Any]]) -> None:
+    for kind, marker in (("sampled", "o"), ("greedy", "s")):
+        name = f"held_out/{kind}"
+        points = [(line["step"], line[name], line[f"{name}_low"], line[f"{name}_high"])
+                  for line in lines if name in line]  # fmt: skip
+        if points:
+            steps, means, lows, highs = zip(*points, strict=True)
+            below = [mean - low for mean, low in zip(means, lows, strict=True)]
+            above = [high - mean for mean, high in zip(means, highs, strict=True)]
+            axis.errorbar(
+                steps, means, (below, above), fmt=marker, capsize=3, markersize=4, label=f"held-out accuracy, {kind}"
+            )

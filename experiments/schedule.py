@@ -1,0 +1,100 @@
+"""What a configuration comes to: numbers that are derived once, checked, and printed before a run."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import jax
+from jax.sharding import Mesh
+from rich.table import Table
+
+from experiments.config import Experiment
+from gpg_jax.policies.score import Layout
+from gpg_jax.training.plan import Plan
+from gpg_jax.training.sharding import make_mesh, row_shards
+
+
+class Schedule(NamedTuple):
+    """A run in numbers.
+
+    Attributes:
+      plan: how a rollout is cut.
+      mesh: the devices.
+      prompts: P.
+      steps: iterations.
+      generations: batches of prompts that may be tried for one rollout.
+    """
+
+    plan: Plan
+    mesh: Mesh
+    prompts: int
+    steps: int
+    generations: int
+
+    @property
+    def updates(self) -> int:
+        """Optimizer updates of the run."""
+        return self.steps * self.plan.updates
+
+    @property
+    def new_tokens(self) -> int:
+        """Most new tokens of a rollout."""
+        return self.plan.rows * self.plan.layout.new_slots
+
+
+def derive(config: Experiment, devices: list[jax.Device] | None = None) -> Schedule:
+    """The schedule of a configuration.
+
+    Args:
+      config: the configuration.
+      devices: defaults to all of them.
+
+    Raises:
+      ValueError: sizes that do not divide, or a mesh that the devices do not make.
+    """
+    sizes, mesh = config.schedule, make_mesh(config.mesh, devices)
+    shards = row_shards(mesh)
+    if sizes.prompts % shards:
+        raise ValueError(
+            f"schedule.prompts is {sizes.prompts}, and the prompts are decoded on {shards} replicas "
+            f"(mesh data × fsdp); choose a multiple of {shards}"
+        )
+    plan = Plan(
+        layout=Layout(config.task.prompt_tokens, config.sampling.new_tokens, sizes.group),
+        rows=sizes.prompts * sizes.group,
+        epochs=sizes.epochs,
+        minibatches=sizes.minibatches,
+        micro_batches=sizes.micro_batches,
+        shards=shards,
+        temperature=config.sampling.temperature,
+        chunk=config.model.chunk,
+    )
+    return Schedule(plan, mesh, sizes.prompts, sizes.steps, sizes.generations)
+
+
+def table(config: Experiment, schedule: Schedule, parameters: int) -> Table:
+    """The schedule as it is printed at the start.
+
+    Args:
+      config: the configuration.
+      schedule: what it comes to.
+      parameters: numbers in the policy.
+    """
+    plan = schedule.plan
+    mesh = " × ".join(f"{name} {size}" for name, size in schedule.mesh.shape.items())
+    layout = plan.layout
+    rows = {
+        "method": config.method.name,
+        "policy": f"{config.model.name or 'from scratch'}, {parameters:,} parameters, {config.model.dtype}",
+        "devices": f"{schedule.mesh.size} {schedule.mesh.devices.flat[0].platform} ({mesh})",
+        "steps": f"{schedule.steps:,} iterations, {schedule.updates:,} updates",
+        "rollout": f"{schedule.prompts} prompts × {layout.shared} = {plan.rows} rows",
+        "row": f"{layout.prompt_slots} + {layout.new_slots} = {layout.length} tokens at most",
+        "tokens": f"{schedule.new_tokens:,} new at most an iteration, {schedule.new_tokens * schedule.steps:,} a run",
+        "updates": f"{plan.epochs} epochs × {plan.minibatches} minibatches of {plan.minibatch_rows} rows",
+        "micro-batches": f"{plan.micro_batches} of {plan.micro_rows} rows, {plan.micro_rows // plan.shards} a device",
+    }
+    result = Table(show_header=False, title="schedule", title_justify="left")
+    for name, value in rows.items():
+        result.add_row(name, value)
+    return result

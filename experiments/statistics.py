@@ -1,0 +1,100 @@
+"""How sure an accuracy is, when a prompt is sampled once or several times."""
+
+from __future__ import annotations
+
+import math
+from typing import NamedTuple
+
+import numpy as np
+
+_Z = 1.959963984540054
+"""The normal distribution's 97.5% quantile."""
+
+
+class Accuracy(NamedTuple):
+    """An accuracy with its 95% confidence interval.
+
+    Attributes:
+      mean: fraction of correct samples.
+      low: lower end.
+      high: upper end.
+      prompts: P.
+      samples: S, samples of each prompt.
+    """
+
+    mean: float
+    low: float
+    high: float
+    prompts: int
+    samples: int
+
+    def __str__(self) -> str:
+        return f"{self.mean:.3f} [{self.low:.3f}, {self.high:.3f}]"
+
+
+def accuracy(correct: np.ndarray) -> Accuracy:
+    """The mean with Wilson's interval at the effective number of independent samples.
+
+    n* = p(1 − p) / V with V = Σ_p (m_p − p)² / P², the variance of the mean of the prompts' means m_p: samples
+    of one prompt are no independent draws. Each prompt once gives n* = P, the textbook interval. n* is held
+    to P·S, and is P where every sample agrees, so that V says nothing.
+
+    Wilson 1927, "Probable inference, the law of succession, and statistical inference"; the effective sample
+    size is Kish's (1965), put into Wilson's interval by Dean and Pagano 2015.
+
+    Args:
+      correct: `[P, S]`, 1 for correct and 0 for wrong.
+
+    Raises:
+      ValueError: no samples, or values other than 0 and 1.
+    """
+    correct = np.asarray(correct, np.float64)
+    if correct.ndim != 2 or not correct.size:
+        raise ValueError(f"an accuracy needs samples [P, S], got the shape {correct.shape}")
+    if not np.isin(correct, (0.0, 1.0)).all():
+        raise ValueError("an accuracy is a mean of zeros and ones")
+    prompts, samples = correct.shape
+    mean = float(correct.mean())
+    variance = float(np.square(correct.mean(1) - mean).sum()) / prompts**2
+    if mean in (0.0, 1.0):
+        effective = float(prompts)
+    elif variance * prompts * samples <= mean * (1 - mean):
+        effective = float(prompts * samples)
+    else:
+        effective = mean * (1 - mean) / variance
+    return Accuracy(mean, *wilson(mean, effective), prompts, samples)
+
+
+def wilson(mean: float, count: float) -> tuple[float, float]:
+    """Wilson's 95% interval: the p₀ with |p − p₀| ≤ z √(p₀(1 − p₀)/n).
+
+    Args:
+      mean: p, observed.
+      count: n, independent samples.
+
+    Returns:
+      Lower and upper end.
+    """
+    square = _Z**2 / count
+    centre = (mean + square / 2) / (1 + square)
+    half = _Z * math.sqrt(mean * (1 - mean) / count + square / (4 * count)) / (1 + square)
+    return centre - half, centre + half
+
+
+def pass_at_k(correct: np.ndarray, k: int) -> float:
+    """Probability that one of k samples is correct, without bias: mean of 1 − C(S − c, k) / C(S, k).
+
+    Chen et al. 2021, arXiv 2107.03374, eq. 1.
+
+    Args:
+      correct: `[P, S]`, zeros and ones.
+      k: at most S.
+
+    Raises:
+      ValueError: k outside 1 .. S.
+    """
+    samples = np.asarray(correct).shape[1]
+    if not 1 <= k <= samples:
+        raise ValueError(f"pass@{k} cannot be told from {samples} samples a prompt")
+    wrong = samples - np.asarray(correct).sum(1).astype(int)
+    return float(np.mean([1 - math.comb(count, k) / math.comb(samples, k) for count in wrong.tolist()]))

@@ -1,0 +1,90 @@
+"""The folder of a run: whose it is, and whether it can be written, found out before anything is."""
+
+from __future__ import annotations
+
+import json
+import os
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from experiments.config import Experiment
+from experiments.reading import flatten
+
+CONFIG = "config.json"
+FREE = ("mesh", "checkpoint.every", "checkpoint.keep_latest", "checkpoint.keep_best")
+"""Keys that may change when a run is resumed: where it runs and when it saves."""
+
+
+def check_workdir(workdir: Path, config: Experiment) -> None:
+    """Raises a ValueError if a run cannot live in a folder; touches nothing.
+
+    Args:
+      workdir: the folder; it need not exist.
+      config: of the run that wants it.
+    """
+    if workdir.exists() and not workdir.is_dir():
+        raise ValueError(f"workdir {str(workdir)!r} is a file; give a folder")
+    existing = next(path for path in (workdir.absolute(), *workdir.absolute().parents) if path.exists())
+    if not existing.is_dir() or not _writable(existing):
+        raise ValueError(f"workdir {str(workdir)!r} cannot be written: {existing} refuses it; give another folder")
+    owner = workdir / CONFIG
+    if not owner.exists():
+        if workdir.exists() and any(workdir.iterdir()):
+            raise ValueError(
+                f"workdir {str(workdir)!r} holds other files and no {CONFIG}: it is no run's; give an empty folder"
+            )
+        return
+    changed = _differences(_read(owner), flatten(config))
+    if changed:
+        raise ValueError(
+            f"workdir {str(workdir)!r} belongs to another run: {'; '.join(changed)}. "
+            "Give another --workdir, or the configuration that it was started with"
+        )
+
+
+def claim(workdir: Path, config: Experiment) -> None:
+    """Makes the folder this run's.
+
+    Args:
+      workdir: was checked by `check_workdir`.
+      config: of the run.
+    """
+    workdir.mkdir(parents=True, exist_ok=True)
+    scratch = workdir / f".{CONFIG}"
+    scratch.write_text(json.dumps(flatten(config), indent=1, ensure_ascii=False))
+    os.replace(scratch, workdir / CONFIG)
+
+
+def read_workdir(workdir: Path) -> dict[str, Any]:
+    """The configuration of the run in a folder, dotted key -> value.
+
+    Raises:
+      ValueError: no run there.
+    """
+    if not (workdir / CONFIG).is_file():
+        raise ValueError(f"workdir {str(workdir)!r} has no {CONFIG}: no run was started there")
+    return _read(workdir / CONFIG)
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        return json.loads(path.read_text())
+    except ValueError as error:
+        raise ValueError(f"{path} is damaged ({error}); give another --workdir") from error
+
+
+def _writable(folder: Path) -> bool:
+    """Whether a file can be made there; permissions alone do not tell of read-only disks."""
+    try:
+        with tempfile.TemporaryFile(dir=folder):
+            return True
+    except OSError:
+        return False
+
+
+def _differences(old: dict[str, Any], new: dict[str, Any]) -> list[str]:
+    absent = object()
+    pairs = {key: (old.get(key, absent), new.get(key, absent)) for key in {**old, **new} if key not in FREE}
+    show = {key: ["its default" if value is absent else repr(value) for value in pair] for key, pair in pairs.items()}
+    return [f"{key} was {show[key][0]} and is {show[key][1]}" for key, (was, now) in pairs.items() if was != now]

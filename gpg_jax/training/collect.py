@@ -1,0 +1,186 @@
+"""Prompts to a judged rollout: decode, verify, and with dynamic sampling replace groups without signal.
+
+Dynamic sampling (DAPO, arXiv 2503.14476, section 3.2) draws further batches of prompts with the same
+parameters until P groups carry signal. Groups beyond P are dropped, not kept for later: every row of a
+rollout is a sample of the policy that it trains. When the last batch allowed is spent, groups that the
+method refuses fill the places left; its mask takes them out of the loss, and `short` says how many.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+from jax.experimental import multihost_utils
+
+from gpg_jax.decoding.loop import Responses
+from gpg_jax.decoding.rollouts import Prompts, build_rollout, pad_prompts, response_ids
+from gpg_jax.types import Array, Params, Rollout
+
+Decode = Callable[[Params, Array, Array, Array, Array], Responses]
+
+
+class Verdicts(NamedTuple):
+    """What was said of B responses.
+
+    Attributes:
+      outcome: `float32[B]`, by the verifier.
+      reward: `float32[B]`, what is earned.
+      failures: texts of errors of reward functions, row -> sentence.
+    """
+
+    outcome: np.ndarray
+    reward: np.ndarray
+    failures: dict[int, str]
+
+
+class Collector(NamedTuple):
+    """What a rollout is collected with.
+
+    Attributes:
+      draw: () -> the next P examples of the training set.
+      encode: example -> token ids of its prompt.
+      decode: the compiled loop, see `decoding.sharded.compile_decode`.
+      judge: P examples, B responses as token ids -> verdicts; row b answers example `b // G`.
+      keep: `Rollout` -> `bool[B]`, rows that carry signal.
+      prompt_slots: budget of a prompt in tokens.
+      group: G.
+      generations: batches of prompts that may be tried for one rollout; 1 without dynamic sampling.
+    """
+
+    draw: Callable[[], Sequence[Any]]
+    encode: Callable[[Any], list[int]]
+    decode: Decode
+    judge: Callable[[Sequence[Any], Sequence[list[int]]], Verdicts]
+    keep: Callable[[Rollout], Array]
+    prompt_slots: int
+    group: int
+    generations: int = 1
+
+
+class Asked(NamedTuple):
+    """Prompts whose responses are on their way."""
+
+    examples: Sequence[Any]
+    prompts: Prompts
+    responses: Responses
+
+
+class Collected(NamedTuple):
+    """A judged rollout.
+
+    Attributes:
+      rollout: B rows in NumPy.
+      examples: P examples.
+      failures: row -> what a reward function died of.
+      generations: batches of prompts that were decoded.
+      offered: groups that were decoded.
+      short: groups without signal that the batches allowed could not replace.
+    """
+
+    rollout: Rollout
+    examples: tuple[Any, ...]
+    failures: dict[int, str]
+    generations: int = 1
+    offered: int = 0
+    short: int = 0
+
+
+def ask(collector: Collector, params: Params, key: Array) -> Asked:
+    """Draws prompts and starts to decode; returns before the devices are done.
+
+    Args:
+      collector: what to collect with.
+      params: of the policy.
+      key: of this batch of prompts.
+    """
+    examples = collector.draw()
+    prompts = pad_prompts([collector.encode(example) for example in examples], collector.prompt_slots)
+    uid = np.arange(len(examples) * collector.group, dtype=np.int32)
+    return Asked(examples, prompts, collector.decode(params, *prompts, uid, key))
+
+
+def collect(
+    collector: Collector, params: Params, key: Array, version: int, asked: Asked | None = None
+) -> Collected:
+    """One rollout.
+
+    Args:
+      collector: what to collect with.
+      params: of the policy.
+      key: of the rollout; batch n of prompts has the key `batch_key(key, n)`.
+      version: updates that the parameters have seen.
+      asked: the first batch, where it was started before.
+    """
+    batches: list[Collected] = []
+    kept: list[np.ndarray] = []
+    while not batches or (len(batches) < collector.generations and sum(map(np.sum, kept)) < kept[0].size):
+        if asked is None:
+            asked = ask(collector, params, batch_key(key, len(batches)))
+        batches.append(_answer(collector, asked, version))
+        kept.append(_kept_groups(collector, batches[-1].rollout))
+        asked = None
+    if collector.generations == 1:
+        return batches[0]
+    return _choose(batches, kept, collector.group)
+
+
+def batch_key(key: Array, number: int) -> Array:
+    """The key of batch `number` of prompts for a rollout."""
+    return jax.random.fold_in(key, number)
+
+
+def fetch(tree: Any) -> Any:
+    """Arrays as NumPy on every host."""
+    if jax.process_count() == 1:
+        return jax.device_get(tree)
+    return multihost_utils.process_allgather(tree, tiled=True)
+
+
+def _answer(collector: Collector, asked: Asked, version: int) -> Collected:
+    """Waits for the responses and has them judged."""
+    responses = Responses(*fetch(asked.responses))
+    verdicts = collector.judge(asked.examples, response_ids(responses))
+    rollout = build_rollout(
+        asked.prompts, responses, outcome=verdicts.outcome, reward=verdicts.reward, version=version
+    )
+    return Collected(rollout, tuple(asked.examples), verdicts.failures, offered=len(asked.examples))
+
+
+def _kept_groups(collector: Collector, rollout: Rollout) -> np.ndarray:
+    """`bool[P]`: groups of which the method keeps any row."""
+    return np.asarray(collector.keep(rollout)).reshape(-1, collector.group).any(axis=1)
+
+
+def _choose(batches: Sequence[Collected], kept: Sequence[np.ndarray], group: int) -> Collected:
+    """The first P groups with signal in the order drawn, then refused ones where those are too few."""
+    wanted, signal = kept[0].size, np.concatenate(kept)
+    picked = np.concatenate([np.flatnonzero(signal), np.flatnonzero(~signal)])[:wanted]
+    rows = (picked[:, None] * group + np.arange(group)).reshape(-1)
+    examples = [example for batch in batches for example in batch.examples]
+    return Collected(
+        rollout=_take([batch.rollout for batch in batches], rows, group),
+        examples=tuple(examples[index] for index in picked),
+        failures=_renumber(batches, rows),
+        generations=len(batches),
+        offered=signal.size,
+        short=max(wanted - int(signal.sum()), 0),
+    )
+
+
+def _take(rollouts: Sequence[Rollout], rows: np.ndarray, group: int) -> Rollout:
+    """Rows of several rollouts as one whose groups are numbered anew."""
+    whole = jax.tree.map(lambda *leaves: np.concatenate(leaves)[rows], *rollouts)
+    return whole.replace(
+        group=np.repeat(np.arange(rows.size // group), group).astype(np.int32),
+        parent=np.arange(rows.size, dtype=np.int32),
+    )
+
+
+def _renumber(batches: Sequence[Collected], rows: np.ndarray) -> dict[int, str]:
+    place = {int(row): index for index, row in enumerate(rows)}
+    size = batches[0].rollout.length.size
+    found = {number * size + row: text for number, batch in enumerate(batches) for row, text in batch.failures.items()}
+    return {place[row]: text for row, text in found.items() if row in place}

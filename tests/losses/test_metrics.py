@@ -1,0 +1,73 @@
+"""Metrics by hand, and as sums that add."""
+
+from __future__ import annotations
+
+import examples
+import jax.numpy as jnp
+import numpy as np
+
+from gpg_jax.algorithms import ALGORITHMS
+from gpg_jax.losses import metrics, objective
+from gpg_jax.types import STOP_EOS, STOP_LENGTH, Scores
+
+MASK = np.array([[0, 1, 1, 0], [0, 1, 1, 1]], bool)
+OLD = np.where(MASK, -1.0, np.nan).astype(np.float32)
+RATIO = np.array([[1, 1.5, 0.5, 1], [1, 0.5, 1.5, 1.0]])
+NEW = Scores(
+    np.where(MASK, -1 + np.log(RATIO), np.inf).astype(np.float32), entropy=np.where(MASK, 0.5, np.nan)
+)
+ROLLOUT = examples.make_rollout(MASK, [1.0, 0.0], [0, 0], stop=np.array([STOP_EOS, STOP_LENGTH], np.int32))
+BATCH = examples.make_batch(ROLLOUT, OLD)
+
+
+def seen(method, scores=NEW):
+    estimated, _ = objective.estimate(method, BATCH, method.state)
+    weights = objective.weigh(method.objective, ROLLOUT, estimated)
+    result = objective.loss(method.objective, scores, BATCH, estimated, *weights, ())[1]
+    return result, metrics.rollout_metrics(objective.hide_masked(BATCH), estimated)
+
+
+def test_by_hand():
+    # A = (1, −1): clipped are r = 1.5 of the first row and r = .5 of the second
+    update, rollout = seen(ALGORITHMS["grpo"](kl_coefficient=0.0))
+    update, rollout = metrics.reduce(update), metrics.reduce(rollout)
+    logs = np.log([1.5, 0.5, 0.5, 1.5, 1])
+    expected = {
+        "ratio_mean": 1.0,
+        "ratio_max": 1.5,
+        "log_ratio_clamped": 0,
+        "clip_fraction": 2 / 5,
+        "gate": 3 / 5,
+        "kl_old_k1": -logs.mean(),
+        "kl_old_k3": -logs.mean(),  # E[r] = 1 here
+        "entropy": 0.5,
+    }
+    assert set(update) == set(expected)
+    for name, value in expected.items():
+        np.testing.assert_allclose(update[name], value, rtol=1e-5, atol=1e-7, err_msg=name)
+    assert rollout["truncated"] == 0.5 and rollout["signal_groups"] == 1 and rollout["length"] == 2.5
+    np.testing.assert_allclose(rollout["advantage_mean"], (2 - 3) / 5, rtol=1e-6)
+    np.testing.assert_allclose(rollout["advantage_square"], 1, rtol=1e-6)
+
+
+def test_clamped_log_ratios_are_reported():
+    far = NEW._replace(log_prob=np.where(MASK, [[0, 30, -1, 0], [0, -1, -1, -40]], 0).astype(np.float32))
+    update = metrics.reduce(seen(ALGORITHMS["sapo"](), far)[0])
+    np.testing.assert_allclose(update["log_ratio_clamped"], 2 / 5)
+    # the mean of row 0 is 15.5; that of row 1 is −13: no unit is clamped
+    assert metrics.reduce(seen(ALGORITHMS["gspo"](), far)[0])["log_ratio_clamped"] == 0
+
+
+def test_a_soft_gate_is_part_open():
+    update = metrics.reduce(seen(ALGORITHMS["sapo"]())[0])
+    assert update["clip_fraction"] == 0
+    openings = [1 / np.cosh(0.25 * t) ** 2 for t in (1.0, 1.0, 1.05, 1.05)] + [1]
+    np.testing.assert_allclose(update["gate"], np.mean(openings), rtol=1e-5)
+
+
+def test_merge_and_reduce():
+    one = {"mean": (jnp.float32(1), jnp.float32(2)), "largest": jnp.float32(3)}
+    two = {"mean": (jnp.float32(5), jnp.float32(1)), "largest": jnp.float32(-1)}
+    assert metrics.reduce(metrics.merge(one, two)) == {"mean": 2, "largest": 3}
+    assert metrics.reduce(metrics.merge(one, metrics.empty(one))) == {"mean": 0.5, "largest": 3}
+    assert metrics.reduce({"mean": (jnp.float32(0), jnp.float32(0))}) == {"mean": 0}
