@@ -1,23 +1,29 @@
 """The configuration of a run: typed, frozen, checked, and made from a `ConfigDict` once.
 
 `default_config()` has every key there is; a config file changes some, the command line others, and
-`read_config` turns the result into an `Experiment` or says in a sentence what is wrong with it.
+`experiments.reading` turns the result into an `Experiment`, or says in a sentence what is wrong with it.
 """
 
 from __future__ import annotations
 
 import dataclasses
-import difflib
-import types
-import typing
-from collections.abc import Iterable, Mapping
+from collections.abc import Sequence
 from typing import Any
 
 from ml_collections import config_dict
 
-from experiments.methods import ARGUMENTS, MethodConfig, read_method
+from experiments.methods import MethodConfig
+from experiments.reading import to_config_dict
 
-Frozen = dataclasses.dataclass(frozen=True, kw_only=True)
+
+def _at_least(key: str, value: float, least: float) -> None:
+    if value < least:
+        raise ValueError(f"{key} is {value}; it must be at least {least}")
+
+
+def _one_of(key: str, value: Any, allowed: Sequence[Any]) -> None:
+    if value not in allowed:
+        raise ValueError(f"{key} is {value!r}; it must be {' or '.join(map(repr, allowed))}")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -48,6 +54,14 @@ class ModelConfig:
     def __post_init__(self) -> None:
         _one_of("model.dtype", self.dtype, ("float32", "bfloat16"))
         _at_least("model.chunk", self.chunk, 0)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class TaskConfig:
+    """Where examples come from."""
+
+    name: str = "sums"
+    prompt_tokens: int = 8
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -215,8 +229,9 @@ class Experiment:
     seed: int = 0
     mesh: tuple[int, ...] = (-1, 1, 1)
     model: ModelConfig = ModelConfig()
+    task: TaskConfig = TaskConfig()
     sampling: SamplingConfig = SamplingConfig()
-    method: MethodConfig = MethodConfig()
+    method: MethodConfig = dataclasses.field(default_factory=MethodConfig)
     optimizer: OptimizerConfig = OptimizerConfig()
     schedule: ScheduleConfig = ScheduleConfig()
     evaluation: EvaluationConfig = EvaluationConfig()
@@ -226,3 +241,8 @@ class Experiment:
     def __post_init__(self) -> None:
         _at_least("seed", self.seed, 0)
         self.method.check_group(self.schedule.group)
+
+
+def default_config() -> config_dict.ConfigDict:
+    """Every key with its default: what a config file begins with."""
+    return to_config_dict(Experiment())

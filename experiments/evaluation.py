@@ -10,10 +10,11 @@ import numpy as np
 
 from experiments.setup import Setup, compiled_decode, sampling_of, stream
 from experiments.statistics import Accuracy, accuracy
+from experiments.transcripts import transcript
 from gpg_jax.decoding.loop import Responses
 from gpg_jax.decoding.rollouts import pad_prompts, response_ids
 from gpg_jax.decoding.sampling import Sampling
-from gpg_jax.training.collect import Decode, Verdicts, fetch
+from gpg_jax.training.collect import Decode, fetch
 from gpg_jax.types import Params
 
 
@@ -65,7 +66,8 @@ def evaluate(evaluator: Evaluator, params: Params, examples: Sequence[Any]) -> A
       examples: what to ask, at least one.
     """
     size = evaluator.setup.config.evaluation.batch
-    batches = [_ask(evaluator, params, examples[start : start + size], start) for start in range(0, len(examples), size)]
+    starts = range(0, len(examples), size)
+    batches = [_ask(evaluator, params, examples[start : start + size], start) for start in starts]
     correct = np.concatenate([found for found, _ in batches])
     return Answers(correct, accuracy(correct), [row for _, rows in batches for row in rows])
 
@@ -85,6 +87,7 @@ def _ask(
     ids, stop = response_ids(responses)[:asked], responses.stop[:asked].tolist()
     verdicts = setup.task.judge(examples, ids)
     rows = [
-        transcript(setup, examples[row // samples], ids[row], stop[row], verdicts, row) for row in range(asked)
+        transcript(setup, examples[row // samples], ids[row], stop[row], verdicts, row)
+        for row in range(asked)
     ]
     return setup.task.correct(verdicts.outcome).reshape(-1, samples), rows

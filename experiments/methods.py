@@ -68,8 +68,8 @@ class MethodConfig:
         """Raises a ValueError if the method compares completions of a prompt and there is only one."""
         if group < 2 and self.name in GROUPED:
             raise ValueError(
-                f"schedule.group is {group}, and the baseline of {self.name!r} is a prompt's other completions: "
-                "take 2 or more, or a method without a group baseline such as 'reinforce_running'"
+                f"schedule.group is {group}, and the baseline of {self.name!r} is the other completions; "
+                "take 2 or more, or a method without such a baseline, like 'reinforce_running'"
             )
 
 

@@ -52,15 +52,13 @@ def write_transcripts(output: Output, name: str, rows: Iterable[Mapping[str, Any
     records.append(output.workdir / name, rows)
 
 
-def write_rollout(workdir: Path, name: str, rollout: Rollout) -> Path:
+def write_rollout(path: Path, rollout: Rollout) -> Path:
     """Saves a rollout whole; the file appears by a rename.
 
     Args:
-      workdir: of the run.
-      name: of the file, without `.npz`.
+      path: of the file.
       rollout: rows in NumPy.
     """
-    path = workdir / "rollouts" / f"{name}.npz"
     path.parent.mkdir(exist_ok=True)
     scratch = path.with_suffix(".tmp")
     with scratch.open("wb") as file:

@@ -69,9 +69,8 @@ def flatten(section: Any, path: str = "") -> dict[str, Any]:
     if dataclasses.is_dataclass(section):
         section = {field.name: getattr(section, field.name) for field in dataclasses.fields(section)}
     if isinstance(section, Mapping):
-        return {
-            key: value for name, item in section.items() for key, value in flatten(item, f"{path}{name}.").items()
-        }
+        parts = [flatten(item, f"{path}{name}.") for name, item in section.items()]
+        return {key: value for part in parts for key, value in part.items()}
     return {path[:-1]: list(section) if isinstance(section, tuple) else section}
 
 

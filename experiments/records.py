@@ -1,4 +1,4 @@
-"""Lines of JSON that end as if nothing had happened: what a resumed run would write again is cut off first."""
+"""Lines of JSON that end as if nothing had happened: what a resumed run writes again is cut off first."""
 
 from __future__ import annotations
 

@@ -14,7 +14,7 @@ from experiments import records
 PANELS: tuple[tuple[str, str, dict[str, str]], ...] = (
     ("reward", "mean of a rollout", {"reward": "reward", "outcome": "correct"}),
     ("length", "tokens of a response", {"length": "mean"}),
-    ("KL", "nats a token (k3)", {"kl_reference": "to the reference", "kl_old_k3": "from the sampling policy"}),
+    ("KL", "nats a token (k3)", {"kl_reference": "to the reference", "kl_old_k3": "from the sampler"}),
     ("entropy", "nats a token", {"entropy": "policy"}),
 )
 """Title, unit, and metric -> label of each panel."""
@@ -68,6 +68,5 @@ def _draw_evaluations(axis: Axes, lines: Sequence[dict[str, Any]]) -> None:
             steps, means, lows, highs = zip(*points, strict=True)
             below = [mean - low for mean, low in zip(means, lows, strict=True)]
             above = [high - mean for mean, high in zip(means, highs, strict=True)]
-            axis.errorbar(
-                steps, means, (below, above), fmt=marker, capsize=3, markersize=4, label=f"held-out accuracy, {kind}"
-            )
+            label = f"held-out accuracy, {kind}"
+            axis.errorbar(steps, means, (below, above), fmt=marker, capsize=3, markersize=4, label=label)

@@ -82,7 +82,8 @@ def table(config: Experiment, schedule: Schedule, parameters: int) -> Table:
     """
     plan = schedule.plan
     mesh = " × ".join(f"{name} {size}" for name, size in schedule.mesh.shape.items())
-    layout = plan.layout
+    layout, new = plan.layout, schedule.new_tokens
+    own = plan.micro_rows // plan.shards
     rows = {
         "method": config.method.name,
         "policy": f"{config.model.name or 'from scratch'}, {parameters:,} parameters, {config.model.dtype}",
@@ -90,9 +91,9 @@ def table(config: Experiment, schedule: Schedule, parameters: int) -> Table:
         "steps": f"{schedule.steps:,} iterations, {schedule.updates:,} updates",
         "rollout": f"{schedule.prompts} prompts × {layout.shared} = {plan.rows} rows",
         "row": f"{layout.prompt_slots} + {layout.new_slots} = {layout.length} tokens at most",
-        "tokens": f"{schedule.new_tokens:,} new at most an iteration, {schedule.new_tokens * schedule.steps:,} a run",
+        "tokens": f"{new:,} new ones at most an iteration, {new * schedule.steps:,} a run",
         "updates": f"{plan.epochs} epochs × {plan.minibatches} minibatches of {plan.minibatch_rows} rows",
-        "micro-batches": f"{plan.micro_batches} of {plan.micro_rows} rows, {plan.micro_rows // plan.shards} a device",
+        "micro-batches": f"{plan.micro_batches} of {plan.micro_rows} rows, {own} a device",
     }
     result = Table(show_header=False, title="schedule", title_justify="left")
     for name, value in rows.items():

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -16,16 +16,16 @@ from experiments.methods import make_method
 from experiments.optimizers import make_optimizer
 from experiments.schedule import Schedule, derive
 from experiments.tasks import Task, load_task
-from gpg_jax.data.tokenizers import Tokenizer, load_tokenizer, vocabulary_bytes
+from gpg_jax.data.tokenizers import Tokenizer, vocabulary_bytes
 from gpg_jax.decoding.automaton import Automaton, compile_automaton
 from gpg_jax.decoding.sampling import Sampling
 from gpg_jax.decoding.sharded import compile_decode
 from gpg_jax.policies.architecture import Architecture
 from gpg_jax.policies.policy import Policy
-from gpg_jax.policies.pretrained import load_pretrained, pretrained_folder
+from gpg_jax.policies.pretrained import load_pretrained
 from gpg_jax.policies.transformer import transformer
 from gpg_jax.training.checkpoints import template
-from gpg_jax.training.collect import Decode
+from gpg_jax.training.collect import Collector, Decode
 from gpg_jax.training.sharding import ROWS, decode_specs, parameter_specs, state_shardings
 from gpg_jax.training.state import TrainState, create_state
 from gpg_jax.training.step import Program, Step, compile_step, make_step
@@ -68,12 +68,13 @@ def build(config: Experiment) -> Setup:
       ValueError: whatever is wrong, in a sentence.
     """
     schedule, method = derive(config), _method(config)
-    tokenizer, architecture, pretrained = _load_model(config.model)
-    task = load_task(config, tokenizer)
+    task, tokenizer = load_task(config)
+    architecture, pretrained = _load_model(config.model, tokenizer)
     _check_lengths(config, architecture)
     policy = transformer(architecture, dtype=jnp.dtype(config.model.dtype), remat=config.model.remat)
     optimizer = make_optimizer(config.optimizer, schedule.updates)
-    shapes = jax.eval_shape(lambda key: create_state(policy.init(key), method, optimizer, key), jax.random.key(0))
+    key = jax.random.key(0)
+    shapes = jax.eval_shape(lambda key: create_state(policy.init(key), method, optimizer, key), key)
     like = template(shapes, state_shardings(shapes, optimizer, schedule.mesh))
     return Setup(config, schedule, task, tokenizer, policy, pretrained, method, optimizer, like)
 
@@ -124,6 +125,21 @@ def compiled_decode(setup: Setup, sampling: Sampling | None = None) -> Decode:
     )
 
 
+def make_collector(setup: Setup) -> Collector:
+    """What rollouts are collected with."""
+    schedule = setup.schedule
+    return Collector(
+        draw=setup.task.draw,
+        encode=setup.task.encode,
+        decode=compiled_decode(setup),
+        judge=setup.task.judge,
+        keep=setup.method.keep,
+        prompt_slots=schedule.plan.layout.prompt_slots,
+        group=schedule.plan.layout.shared,
+        generations=schedule.generations if setup.method.resample else 1,
+    )
+
+
 def sampling_of(config: Experiment) -> Sampling:
     """How rollouts are sampled."""
     chosen = config.sampling
@@ -140,7 +156,18 @@ def _method(config: Experiment) -> Method:
     return method._replace(needs=method.needs | {"entropy"}) if config.output.entropy else method
 
 
-def _load_model(config: ModelConfig) -> tuple[Tokenizer, Architecture, Params | None]: ...
+def _load_model(config: ModelConfig, tokenizer: Tokenizer) -> tuple[Architecture, Params | None]:
+    if config.name is not None:
+        return load_pretrained(config.name, config.revision)
+    return Architecture(
+        vocab_size=tokenizer.vocab_size,
+        width=config.width,
+        layers=config.layers,
+        heads=config.heads,
+        kv_heads=config.kv_heads,
+        head_dim=config.head_dim,
+        mlp_width=config.mlp_width,
+    ), None
 
 
 def _automaton(setup: Setup) -> Automaton:
@@ -155,8 +182,8 @@ def _check_lengths(config: Experiment, architecture: Architecture) -> None:
     length = config.task.prompt_tokens + config.sampling.new_tokens
     if length > architecture.max_length:
         raise ValueError(
-            f"task.prompt_tokens + sampling.new_tokens is {length}, and the model's positions were trained for "
-            f"{architecture.max_length} tokens: lower one of them"
+            f"task.prompt_tokens + sampling.new_tokens is {length}, and the model's positions were trained "
+            f"for {architecture.max_length} tokens: lower one of them"
         )
 
 

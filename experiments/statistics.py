@@ -35,9 +35,9 @@ class Accuracy(NamedTuple):
 def accuracy(correct: np.ndarray) -> Accuracy:
     """The mean with Wilson's interval at the effective number of independent samples.
 
-    n* = p(1 − p) / V with V = Σ_p (m_p − p)² / P², the variance of the mean of the prompts' means m_p: samples
-    of one prompt are no independent draws. Each prompt once gives n* = P, the textbook interval. n* is held
-    to P·S, and is P where every sample agrees, so that V says nothing.
+    n* = p(1 − p) / V with V = Σ_p (m_p − p)² / P², the variance of the mean of the prompts' means m_p:
+    samples of one prompt are no independent draws. Each prompt once gives n* = P, the textbook interval. n*
+    is held to P·S, and is P where every sample agrees, so that V says nothing.
 
     Wilson 1927, "Probable inference, the law of succession, and statistical inference"; the effective sample
     size is Kish's (1965), put into Wilson's interval by Dean and Pagano 2015.
@@ -78,7 +78,8 @@ def wilson(mean: float, count: float) -> tuple[float, float]:
     square = _Z**2 / count
     centre = (mean + square / 2) / (1 + square)
     half = _Z * math.sqrt(mean * (1 - mean) / count + square / (4 * count)) / (1 + square)
-    return centre - half, centre + half
+    # p itself lies inside; rounding alone can put it outside
+    return min(centre - half, mean), max(centre + half, mean)
 
 
 def pass_at_k(correct: np.ndarray, k: int) -> float:

@@ -48,11 +48,15 @@ def of_rollout(setup: Setup, collected: Collected, count: int) -> list[dict[str,
     rollout, group = collected.rollout, setup.schedule.plan.layout.shared
     rows = sorted(range(len(rollout.length)), key=lambda row: (row % group, row))[:count]
     verdicts = Verdicts(rollout.outcome, rollout.reward, collected.failures)
+    starts, ends = rollout.prompt_length, rollout.length
     return [
-        transcript(setup, collected.examples[row // group], _response(rollout, row), rollout.stop[row], verdicts, row)
+        transcript(
+            setup,
+            collected.examples[row // group],
+            rollout.tokens[row, starts[row] : ends[row]].tolist(),
+            rollout.stop[row],
+            verdicts,
+            row,
+        )
         for row in rows
     ]
-
-
-def _response(rollout: Any, row: int) -> list[int]:
-    return rollout.tokens[row, rollout.prompt_length[row] : rollout.length[row]].tolist()

@@ -12,6 +12,9 @@ from experiments.config import Experiment
 from experiments.reading import flatten
 
 CONFIG = "config.json"
+OWN = ("checkpoints", "metrics.jsonl")
+"""What a run makes after `config.json`."""
+
 FREE = ("mesh", "checkpoint.every", "checkpoint.keep_latest", "checkpoint.keep_best")
 """Keys that may change when a run is resumed: where it runs and when it saves."""
 
@@ -27,13 +30,14 @@ def check_workdir(workdir: Path, config: Experiment) -> None:
         raise ValueError(f"workdir {str(workdir)!r} is a file; give a folder")
     existing = next(path for path in (workdir.absolute(), *workdir.absolute().parents) if path.exists())
     if not existing.is_dir() or not _writable(existing):
-        raise ValueError(f"workdir {str(workdir)!r} cannot be written: {existing} refuses it; give another folder")
+        raise ValueError(
+            f"workdir {str(workdir)!r} cannot be written: {existing} refuses it; give another folder"
+        )
     owner = workdir / CONFIG
     if not owner.exists():
-        if workdir.exists() and any(workdir.iterdir()):
-            raise ValueError(
-                f"workdir {str(workdir)!r} holds other files and no {CONFIG}: it is no run's; give an empty folder"
-            )
+        left = [name for name in OWN if (workdir / name).exists()]
+        if left:
+            raise ValueError(f"workdir {str(workdir)!r} has {left[0]} and no {CONFIG}; give another folder")
         return
     changed = _differences(_read(owner), flatten(config))
     if changed:
@@ -84,7 +88,9 @@ def _writable(folder: Path) -> bool:
 
 
 def _differences(old: dict[str, Any], new: dict[str, Any]) -> list[str]:
-    absent = object()
-    pairs = {key: (old.get(key, absent), new.get(key, absent)) for key in {**old, **new} if key not in FREE}
-    show = {key: ["its default" if value is absent else repr(value) for value in pair] for key, pair in pairs.items()}
-    return [f"{key} was {show[key][0]} and is {show[key][1]}" for key, (was, now) in pairs.items() if was != now]
+    changed = sorted(key for key in {**old, **new} if key not in FREE and old.get(key) != new.get(key))
+    return [f"{key} was {_shown(old, key)} and is {_shown(new, key)}" for key in changed]
+
+
+def _shown(values: dict[str, Any], key: str) -> str:
+    return repr(values[key]) if key in values else "left to its default"

@@ -8,7 +8,13 @@ WIDTH, HEADS, KV_HEADS, SIZE, MLP, LAYERS = 64, 4, 2, 16, 96, 2
 CHARACTERS = [chr(b) for b in [*range(33, 127), *range(161, 173), *range(174, 256)]]
 CHARACTERS += [chr(256 + n) for n in range(256 - len(CHARACTERS))]
 MERGES = ["Ġ Ġ", "a b", "Ġ ab", "1 2"]
-TOKENS = ["<|endoftext|>", "<|im_start|>", "<|im_end|>", *CHARACTERS, *(merge.replace(" ", "") for merge in MERGES)]
+TOKENS = [
+    "<|endoftext|>",
+    "<|im_start|>",
+    "<|im_end|>",
+    *CHARACTERS,
+    *(merge.replace(" ", "") for merge in MERGES),
+]
 TEMPLATE = "{% for m in messages %}{{ m.content }}{% endfor %}"
 
 

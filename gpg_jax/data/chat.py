@@ -44,7 +44,9 @@ class _Generation(jinja2.ext.Extension):
 
     def parse(self, parser: jinja2.parser.Parser) -> jinja2.nodes.Node:
         line = next(parser.stream).lineno
-        return jinja2.nodes.Scope(parser.parse_statements(("name:endgeneration",), drop_needle=True), lineno=line)
+        return jinja2.nodes.Scope(
+            parser.parse_statements(("name:endgeneration",), drop_needle=True), lineno=line
+        )
 
 
 def _raise(message: str) -> None:
@@ -84,10 +86,20 @@ def load_chat_template(folder: str | Path, name: str = "default") -> ChatTemplat
     file, settings = folder / "chat_template.jinja", folder / "tokenizer_config.json"
     if file.is_file() and name == "default":
         return ChatTemplate(file.read_text(encoding="utf-8"), special_tokens)
-    found = json.loads(settings.read_text(encoding="utf-8")).get("chat_template") if settings.is_file() else None
-    named = {"default": found} if isinstance(found, str) else {one["name"]: one["template"] for one in found or []}
+    found = (
+        json.loads(settings.read_text(encoding="utf-8")).get("chat_template") if settings.is_file() else None
+    )
+    named = (
+        {"default": found}
+        if isinstance(found, str)
+        else {one["name"]: one["template"] for one in found or []}
+    )
     if name not in named:
-        have = f"only {', '.join(named)}" if named else "none: it is a base model; write its prompts as plain text"
+        have = (
+            f"only {', '.join(named)}"
+            if named
+            else "none: it is a base model; write its prompts as plain text"
+        )
         raise ValueError(f"{folder} has no chat template {name!r}; it has {have}")
     return ChatTemplate(named[name], special_tokens)
 
@@ -130,7 +142,9 @@ def render_chat(
         raise ValueError(f"the chat template refuses these messages: {error}") from error
 
 
-def chat_tokens(tokenizer: Tokenizer, template: ChatTemplate, messages: Sequence[Message], **options: Any) -> list[int]:
+def chat_tokens(
+    tokenizer: Tokenizer, template: ChatTemplate, messages: Sequence[Message], **options: Any
+) -> list[int]:
     """The token ids of a conversation that the assistant is to continue, no token added or doubled.
 
     Args:

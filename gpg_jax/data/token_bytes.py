@@ -57,7 +57,8 @@ def bytes_of_tokens(description: dict[str, Any]) -> list[bytes]:
         text_of = _sentencepiece
     else:
         raise ValueError(
-            f"the tokenizer decodes by {kinds or 'nothing'}; supported are byte-level BPE and BPE with byte fallback"
+            f"the tokenizer decodes by {kinds or 'nothing'}; "
+            "supported are byte-level BPE and BPE with byte fallback"
         )
     added = {token["id"]: b"" if token["special"] else token["content"].encode()
              for token in description.get("added_tokens", [])}  # fmt: skip

@@ -145,7 +145,9 @@ def check_tokenizer_fits(tokenizer: Tokenizer, vocab_size: int) -> None:
     roles = {"eos_ids": tokenizer.eos_ids, "pad_id": (tokenizer.pad_id,)}
     for role, ids in roles.items():
         if outside := [token for token in ids if not 0 <= token < vocab_size]:
-            raise ValueError(f"{role} of the tokenizer names {outside[0]}, outside the vocabulary of {vocab_size}")
+            raise ValueError(
+                f"{role} of the tokenizer names {outside[0]}, outside the vocabulary of {vocab_size}"
+            )
 
 
 def vocabulary_bytes(tokenizer: Tokenizer, vocab_size: int) -> tuple[bytes, ...]:
@@ -190,7 +192,9 @@ def character_tokenizer(alphabet: str) -> Tokenizer:
 
     def encode(text: str) -> list[int]:
         if foreign := sorted(set(text) - ids.keys()):
-            raise ValueError(f"{text!r} has {', '.join(map(repr, foreign))}, which the alphabet {alphabet!r} lacks")
+            raise ValueError(
+                f"{text!r} has {', '.join(map(repr, foreign))}, which the alphabet {alphabet!r} lacks"
+            )
         return [ids[character] for character in text]
 
     return Tokenizer(

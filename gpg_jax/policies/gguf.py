@@ -76,12 +76,12 @@ def architecture_from_fields(metadata: dict[str, Any], *, tied: bool, vocab_size
 
     width, heads = get("embedding_length"), get("attention.head_count")
     head_dim = get("attention.key_length", width // heads)
+    rotated, experts = get("rope.dimension_count", head_dim), get("expert_count", 0)
     scaling = get("rope.scaling.type", "none")
-    if scaling != "none" or get("rope.dimension_count", head_dim) != head_dim or get("expert_count", 0):
+    if scaling != "none" or rotated != head_dim or experts:
         raise ValueError(
-            f"the GGUF file asks for rotary positions of {get('rope.dimension_count', head_dim)} in {head_dim} "
-            f"dimensions with scaling {scaling!r} and {get('expert_count', 0)} experts; supported are the "
-            "whole head, no scaling and no experts"
+            f"the GGUF file asks for rotary positions of {rotated} in {head_dim} dimensions with scaling "
+            f"{scaling!r} and {experts} experts; supported are the whole head, no scaling and no experts"
         )
     return Architecture(
         vocab_size=vocab_size,

@@ -37,10 +37,9 @@ def tokenizer_from_fields(metadata: dict[str, Any]) -> Tokenizer:
     Raises:
       ValueError: another tokenizer model than `gpt2`, an unknown pre-tokenizer, or missing fields.
     """
-    if metadata.get("tokenizer.ggml.model") != "gpt2":
-        raise ValueError(
-            f"the GGUF file has tokenizer model {metadata.get('tokenizer.ggml.model')!r}; only 'gpt2' is supported"
-        )
+    model = metadata.get("tokenizer.ggml.model")
+    if model != "gpt2":
+        raise ValueError(f"the GGUF file has tokenizer model {model!r}; only 'gpt2' is supported")
     if metadata.get("tokenizer.ggml.add_bos_token"):
         raise ValueError(
             "the GGUF file asks for a begin-of-sequence token before every text; that is not supported"

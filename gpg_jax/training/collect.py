@@ -180,7 +180,12 @@ def _take(rollouts: Sequence[Rollout], rows: np.ndarray, group: int) -> Rollout:
 
 
 def _renumber(batches: Sequence[Collected], rows: np.ndarray) -> dict[int, str]:
+    """Failures by their row of the rollout that was put together."""
     place = {int(row): index for index, row in enumerate(rows)}
     size = batches[0].rollout.length.size
-    found = {number * size + row: text for number, batch in enumerate(batches) for row, text in batch.failures.items()}
+    found = {
+        number * size + row: text
+        for number, batch in enumerate(batches)
+        for row, text in batch.failures.items()
+    }
     return {place[row]: text for row, text in found.items() if row in place}

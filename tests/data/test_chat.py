@@ -14,16 +14,22 @@ MESSAGES = [
     {"role": "assistant", "content": " 56 "},
     {"role": "user", "content": "Sure?"},
 ]
-TOOLS = [{"type": "function", "function": {"name": "add", "description": "a & b < c", "parameters": {"é": [1, None]}}}]
+TOOLS = [
+    {
+        "type": "function",
+        "function": {"name": "add", "description": "a & b < c", "parameters": {"é": [1, None]}},
+    }
+]
 SPECIAL = {"bos_token": "<s>", "eos_token": "</s>"}
 # In the manner of ChatML, Llama 3, Mistral and the trainable templates; each uses other helpers.
 TEMPLATES = {
     "chatml": (
-        "{% for message in messages %}{{'<|im_start|>' + message['role'] + '\n' + message['content'] + '<|im_end|>' + "
-        "'\n'}}{% endfor %}{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}\n"
+        "{% for message in messages %}{{'<|im_start|>' + message['role'] + '\n' + message['content'] + "
+        "'<|im_end|>' + '\n'}}{% endfor %}{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}\n"
     ),
     "dated": (
-        "{{- bos_token }}\n{%- if not date_string is defined %}\n    {%- set date_string = strftime_now('%d %b %Y') %}\n"
+        "{{- bos_token }}\n{%- if not date_string is defined %}\n"
+        "    {%- set date_string = strftime_now('%d %b %Y') %}\n"
         "{%- endif %}\nToday: {{ date_string }}\n{% for m in messages %}\n"
         "    [{{ m.role }}] {{ m.content | trim }}{{ eos_token }}\n{% endfor %}\n"
     ),
@@ -35,8 +41,8 @@ TEMPLATES = {
         "{%- if loop.last %}{%- break %}{%- endif %}{%- endfor %}{{- thinking | default('no') }}"
     ),
     "trainable": (
-        "{% for m in messages %}{% if m.role == 'assistant' %}{% generation %}\n    {{ m.content }}{{ eos_token }}"
-        "{% endgeneration %}\n{% else %}{{ m.content }}\n{% endif %}\n{% endfor %}"
+        "{% for m in messages %}{% if m.role == 'assistant' %}{% generation %}\n    {{ m.content }}"
+        "{{ eos_token }}{% endgeneration %}\n{% else %}{{ m.content }}\n{% endif %}\n{% endfor %}"
     ),
 }
 # Written out by hand from the rules of jinja2: a newline after a block tag goes, and so do blanks
@@ -63,7 +69,9 @@ def test_rendering(name):
 
 def test_what_the_caller_says_reaches_the_template():
     assert "assistant\n56" not in render_chat(ChatTemplate(TEMPLATES["chatml"], SPECIAL), MESSAGES[:1])
-    closed = render_chat(ChatTemplate(TEMPLATES["chatml"], SPECIAL), MESSAGES[:1], add_generation_prompt=False)
+    closed = render_chat(
+        ChatTemplate(TEMPLATES["chatml"], SPECIAL), MESSAGES[:1], add_generation_prompt=False
+    )
     assert closed == "<|im_start|>system\nBe brief.<|im_end|>\n"
     assert render_chat(ChatTemplate(TEMPLATES["tools"], SPECIAL), MESSAGES, thinking="yes").endswith("yes")
     text = render_chat(ChatTemplate(TEMPLATES["tools"], SPECIAL), [], tools=TOOLS)
@@ -82,7 +90,8 @@ def test_templates_that_refuse():
 
 
 @pytest.mark.parametrize(
-    "attack", ["{{ ''.__class__.__mro__ }}", "{{ messages.append(1) }}", "{{ raise_exception.__globals__['os'] }}"]
+    "attack",
+    ["{{ ''.__class__.__mro__ }}", "{{ messages.append(1) }}", "{{ raise_exception.__globals__['os'] }}"],
 )
 def test_templates_run_in_a_sandbox(attack):
     with pytest.raises(ValueError, match="unsafe"):
@@ -94,7 +103,9 @@ def test_loading(tmp_path):
         load_chat_template(tmp_path)
     settings = {"eos_token": "</s>", "bos_token": {"content": "<s>"}, "chat_template": "A{{ bos_token }}"}
     (tmp_path / "tokenizer_config.json").write_text(json.dumps(settings))
-    assert load_chat_template(tmp_path) == ChatTemplate("A{{ bos_token }}", {"eos_token": "</s>", "bos_token": "<s>"})
+    assert load_chat_template(tmp_path) == ChatTemplate(
+        "A{{ bos_token }}", {"eos_token": "</s>", "bos_token": "<s>"}
+    )
     several = [{"name": "default", "template": "B"}, {"name": "tool_use", "template": "C"}]
     (tmp_path / "tokenizer_config.json").write_text(json.dumps({"chat_template": several}))
     assert load_chat_template(tmp_path).source == "B"
@@ -116,7 +127,9 @@ def test_tokens_are_those_of_the_text_and_no_more():
 @pytest.mark.parametrize("tools", [None, TOOLS])
 @pytest.mark.parametrize("prompt", [True, False])
 def test_text_equals_that_of_transformers(name, tools, prompt, tmp_path):
-    transformers = pytest.importorskip("transformers", reason="parity with transformers needs the extra `parity`")
+    transformers = pytest.importorskip(
+        "transformers", reason="parity with transformers needs the extra `parity`"
+    )
     tokenizers = pytest.importorskip("tokenizers")
     backend = tokenizers.Tokenizer(tokenizers.models.WordLevel({"a": 0}, unk_token="a"))
     theirs = transformers.PreTrainedTokenizerFast(tokenizer_object=backend, **SPECIAL)
@@ -126,4 +139,7 @@ def test_text_equals_that_of_transformers(name, tools, prompt, tmp_path):
     expected = theirs.apply_chat_template(
         MESSAGES, tools=tools, tokenize=False, add_generation_prompt=prompt, date_string="today"
     )
-    assert render_chat(template, MESSAGES, tools=tools, add_generation_prompt=prompt, date_string="today") == expected
+    assert (
+        render_chat(template, MESSAGES, tools=tools, add_generation_prompt=prompt, date_string="today")
+        == expected
+    )

@@ -27,12 +27,17 @@ def byte_level(*, begin=False):
     backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     backend.decoder = decoders.ByteLevel()
     trainer = trainers.BpeTrainer(
-        vocab_size=300, special_tokens=SPECIAL, initial_alphabet=pre_tokenizers.ByteLevel.alphabet(), show_progress=False
+        vocab_size=300,
+        special_tokens=SPECIAL,
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
     )
     backend.train_from_iterator(CORPUS, trainer)
     backend.add_tokens(["<tool ü>"])
     if begin:
-        backend.post_processor = processors.TemplateProcessing(single="<|begin|> $A", special_tokens=[("<|begin|>", 0)])
+        backend.post_processor = processors.TemplateProcessing(
+            single="<|begin|> $A", special_tokens=[("<|begin|>", 0)]
+        )
     return backend
 
 
@@ -46,7 +51,11 @@ def write(folder, backend, **files):
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    settings = {"bos_token": "<|begin|>", "eos_token": {"content": "<|end|>", "special": True}, "pad_token": None}
+    settings = {
+        "bos_token": "<|begin|>",
+        "eos_token": {"content": "<|end|>", "special": True},
+        "pad_token": None,
+    }
     return write(
         tmp_path_factory.mktemp("tokenizer"), byte_level(begin=True), tokenizer_config=settings,
         generation_config={"eos_token_id": [2, 1]}, config={"eos_token_id": 0, "pad_token_id": -1},
@@ -69,7 +78,9 @@ def test_roles(tokenizer):
 def test_roles_without_generation_config(tmp_path):
     folder = write(tmp_path / "a", byte_level(), config={"eos_token_id": 2, "pad_token_id": 0})
     assert load_tokenizer(folder)[-3:] == ((2,), 0, {})
-    folder = write(tmp_path / "b", byte_level(), tokenizer_config={"eos_token": "<|end|>", "pad_token": "<|stop|>"})
+    folder = write(
+        tmp_path / "b", byte_level(), tokenizer_config={"eos_token": "<|end|>", "pad_token": "<|stop|>"}
+    )
     assert load_tokenizer(folder)[-3:-1] == ((1,), 2)
     assert load_tokenizer(write(tmp_path / "c", byte_level()))[-3:-1] == ((), 0)
 
@@ -92,7 +103,9 @@ def test_decode_skips_special_tokens(tokenizer):
     assert tokenizer.decode_all(ids) == "the cat<|end|>"
 
 
-TEXTS = st.text() | st.lists(st.sampled_from(["the ", "日本", "<tool ü>", "\n\n", "<|end|>", "é"])).map("".join)
+TEXTS = st.text() | st.lists(st.sampled_from(["the ", "日本", "<tool ü>", "\n\n", "<|end|>", "é"])).map(
+    "".join
+)
 
 
 @given(TEXTS)
@@ -132,9 +145,19 @@ def test_byte_fallback():
     # SentencePiece's BPE, as Llama 2 ships it: ▁ for a blank, <0xNN> for bytes without a token.
     vocabulary = {"<unk>": 0, "<s>": 1, "<0x0A>": 2, "<0xE6>": 3, "▁": 4, "▁a": 5, "é": 6}
     backend = tokenizers.Tokenizer(models.BPE(vocab=vocabulary, merges=[("▁", "a")][:0], byte_fallback=True))
-    backend.decoder = decoders.Sequence([decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse()])
+    backend.decoder = decoders.Sequence(
+        [decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse()]
+    )
     backend.add_special_tokens(["<unk>", "<s>"])
-    assert bytes_of_tokens(json.loads(backend.to_str())) == [b"", b"", b"\n", b"\xe6", b" ", b" a", "é".encode()]
+    assert bytes_of_tokens(json.loads(backend.to_str())) == [
+        b"",
+        b"",
+        b"\n",
+        b"\xe6",
+        b" ",
+        b" a",
+        "é".encode(),
+    ]
 
 
 def test_ids_without_a_token_are_empty():
@@ -149,7 +172,9 @@ def test_fitting_a_vocabulary(tokenizer):
     size = tokenizer.vocab_size
     check_tokenizer_fits(tokenizer, size)
     assert vocabulary_bytes(tokenizer, size + 2) == (*tokenizer.token_bytes, b"", b"")
-    with pytest.raises(ValueError, match=f"the tokenizer has {size} ids but the model's vocabulary has {size - 1}"):
+    with pytest.raises(
+        ValueError, match=f"the tokenizer has {size} ids but the model's vocabulary has {size - 1}"
+    ):
         vocabulary_bytes(tokenizer, size - 1)
     with pytest.raises(ValueError, match=f"eos_ids of the tokenizer names {size + 5}"):
         check_tokenizer_fits(tokenizer._replace(eos_ids=(1, size + 5)), size)
@@ -203,10 +228,16 @@ def test_bad_alphabets_and_texts():
 @pytest.mark.parity
 @pytest.mark.parametrize("begin", [False, True])
 def test_ids_and_text_equal_those_of_transformers(begin, tmp_path):
-    transformers = pytest.importorskip("transformers", reason="parity with transformers needs the extra `parity`")
+    transformers = pytest.importorskip(
+        "transformers", reason="parity with transformers needs the extra `parity`"
+    )
     backend = byte_level(begin=begin)
     backend.normalizer = normalizers.NFC()
-    settings = {"tokenizer_class": "PreTrainedTokenizerFast", "bos_token": "<|begin|>", "eos_token": "<|end|>"}
+    settings = {
+        "tokenizer_class": "PreTrainedTokenizerFast",
+        "bos_token": "<|begin|>",
+        "eos_token": "<|end|>",
+    }
     folder = write(tmp_path / "model", backend, tokenizer_config=settings)
     ours, theirs = load_tokenizer(folder), transformers.AutoTokenizer.from_pretrained(folder)
     for text in [*CORPUS, "", " x", "<|begin|>a<|end|>", "e\u0301<tool ü> b"]:

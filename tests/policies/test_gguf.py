@@ -18,11 +18,21 @@ from gpg_jax.policies.pretrained import load_pretrained
 def test_weights_come_back_in_their_places(tmp_path):
     weights = random_weights()
     architecture, params = load_pretrained(write_gguf(tmp_path / "model.gguf", weights))
-    assert (architecture.layers, architecture.heads, architecture.kv_heads, architecture.head_dim) == (2, 4, 2, 16)
+    assert (architecture.layers, architecture.heads, architecture.kv_heads, architecture.head_dim) == (
+        2,
+        4,
+        2,
+        16,
+    )
     assert (architecture.norm_eps, architecture.rope_theta, architecture.tied) == (1e-5, 1e5, True)
     assert architecture.vocab_size == len(TOKENS)
     np.testing.assert_array_equal(params["embedding"], weights["token_embd.weight"])
-    for ours, theirs in (("query", "attn_q"), ("key", "attn_k"), ("value", "attn_v"), ("output", "attn_output")):
+    for ours, theirs in (
+        ("query", "attn_q"),
+        ("key", "attn_k"),
+        ("value", "attn_v"),
+        ("output", "attn_output"),
+    ):
         expected = np.stack([weights[f"blk.{layer}.{theirs}.weight"].T for layer in range(LAYERS)])
         np.testing.assert_array_equal(params["layers"]["attention"][ours], expected)
     for ours, theirs in (("gate", "ffn_gate"), ("up", "ffn_up"), ("down", "ffn_down")):
@@ -126,14 +136,21 @@ def test_special_tokens_are_whole():
 @given(st.text())
 def test_tokenizer_round_trip(text):
     tokenizer = tokenizer_from_fields(METADATA)
-    assert tokenizer.decode(tokenizer.encode(text, add_special_tokens=False).ids, skip_special_tokens=False) == text
+    assert (
+        tokenizer.decode(tokenizer.encode(text, add_special_tokens=False).ids, skip_special_tokens=False)
+        == text
+    )
 
 
 def test_tokenizer_files_of_a_written_file(tmp_path):
     metadata = fields(open_gguf(write_gguf(tmp_path / "model.gguf", random_weights())))
     files = tokenizer_files(metadata)
     assert files["chat_template.jinja"] == TEMPLATE
-    assert json.loads(files["generation_config.json"]) == {"bos_token_id": 1, "eos_token_id": 2, "pad_token_id": 2}
+    assert json.loads(files["generation_config.json"]) == {
+        "bos_token_id": 1,
+        "eos_token_id": 2,
+        "pad_token_id": 2,
+    }
     settings = json.loads(files["tokenizer_config.json"])
     assert (settings["eos_token"], settings["unk_token"]) == ("<|im_end|>", "<|endoftext|>")
     assert settings["model_max_length"] == 256

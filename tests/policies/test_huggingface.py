@@ -14,7 +14,15 @@ from gpg_jax.policies.huggingface_config import architecture_from_config, config
 from gpg_jax.policies.pretrained import load_pretrained, pretrained_folder
 from gpg_jax.policies.transformer import transformer
 
-SIZES = {"vocab_size": 61, "width": 32, "layers": 3, "heads": 4, "kv_heads": 2, "head_dim": 8, "mlp_width": 48}
+SIZES = {
+    "vocab_size": 61,
+    "width": 32,
+    "layers": 3,
+    "heads": 4,
+    "kv_heads": 2,
+    "head_dim": 8,
+    "mlp_width": 48,
+}
 LLAMA3 = RopeScaling(factor=8.0, low_freq_factor=1.0, high_freq_factor=4.0, original_length=16)
 ARCHITECTURES = {
     "llama": Architecture(**SIZES, rope_theta=1e5, tied=True),
@@ -59,7 +67,9 @@ def numpy_frequencies(config):
             s = config["rope_scaling"]
             wavelength, length = 2 * np.pi / f, s["original_max_position_embeddings"]
             low, high = length / s["low_freq_factor"], length / s["high_freq_factor"]
-            smooth = (length / wavelength - s["low_freq_factor"]) / (s["high_freq_factor"] - s["low_freq_factor"])
+            smooth = (length / wavelength - s["low_freq_factor"]) / (
+                s["high_freq_factor"] - s["low_freq_factor"]
+            )
             if wavelength > low:
                 f = f / s["factor"]
             elif wavelength >= high:
@@ -79,10 +89,13 @@ def numpy_logits(config, tensors, tokens):
 
     def turn(x):
         a, b = x[:, : size // 2], x[:, size // 2 :]
-        return np.concatenate([a * np.cos(angle) - b * np.sin(angle), b * np.cos(angle) + a * np.sin(angle)], -1)
+        return np.concatenate(
+            [a * np.cos(angle) - b * np.sin(angle), b * np.cos(angle) + a * np.sin(angle)], -1
+        )
 
     x = weights["model.embed_tokens.weight"][tokens]
     for layer in range(config["num_hidden_layers"]):
+
         def weight(name, layer=layer):
             return weights.get(f"model.layers.{layer}.{name}")
 
@@ -102,7 +115,11 @@ def numpy_logits(config, tensors, tokens):
         x = x + np.concatenate(mixed, -1) @ weight("self_attn.o_proj.weight").T
         y = norm(x, weight("post_attention_layernorm.weight"))
         gate = y @ weight("mlp.gate_proj.weight").T
-        x = x + (gate / (1 + np.exp(-gate)) * (y @ weight("mlp.up_proj.weight").T)) @ weight("mlp.down_proj.weight").T
+        x = (
+            x
+            + (gate / (1 + np.exp(-gate)) * (y @ weight("mlp.up_proj.weight").T))
+            @ weight("mlp.down_proj.weight").T
+        )
     x = norm(x, weights["model.norm.weight"])
     return x @ weights["model.embed_tokens.weight" if config["tie_word_embeddings"] else "lm_head.weight"].T
 
@@ -143,7 +160,9 @@ def test_float16_on_disk_becomes_float32(tmp_path):
     architecture = ARCHITECTURES["llama"]
     folder = save_pretrained(tmp_path / "model", architecture, random_params(architecture))
     tensors = load_file(folder / "model.safetensors")
-    save_file({name: tensor.astype(np.float16) for name, tensor in tensors.items()}, folder / "model.safetensors")
+    save_file(
+        {name: tensor.astype(np.float16) for name, tensor in tensors.items()}, folder / "model.safetensors"
+    )
     _, back = read_folder(folder)
     expected = tensors["model.layers.1.mlp.up_proj.weight"].astype(np.float16).astype(np.float32).T
     np.testing.assert_array_equal(back["layers"]["mlp"]["up"][1], expected)
@@ -216,7 +235,12 @@ BASE = {
     "model_type": "llama", "vocab_size": 61, "hidden_size": 32, "num_hidden_layers": 3,
     "num_attention_heads": 4, "num_key_value_heads": 2, "intermediate_size": 48, "max_position_embeddings": 128,
 }  # fmt: skip
-SCALING = {"factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0, "original_max_position_embeddings": 16}
+SCALING = {
+    "factor": 8.0,
+    "low_freq_factor": 1.0,
+    "high_freq_factor": 4.0,
+    "original_max_position_embeddings": 16,
+}
 
 
 @pytest.mark.parametrize(
@@ -235,7 +259,13 @@ def test_rotary_positions_in_both_styles(rope):
 
 def test_silence_means_what_transformers_assumes():
     llama = architecture_from_config({key: BASE[key] for key in BASE if key != "num_key_value_heads"})
-    assert (llama.kv_heads, llama.head_dim, llama.tied, llama.norm_eps, llama.rope_theta) == (4, 8, False, 1e-6, 1e4)
+    assert (llama.kv_heads, llama.head_dim, llama.tied, llama.norm_eps, llama.rope_theta) == (
+        4,
+        8,
+        False,
+        1e-6,
+        1e4,
+    )
     assert architecture_from_config(BASE | {"head_dim": None, "rope_scaling": None}).head_dim == 8
     assert architecture_from_config(BASE | {"model_type": "qwen3"}).head_dim == 128
 
@@ -244,8 +274,13 @@ def test_an_unused_window_is_no_window():
     # Qwen2.5 ships sliding_window with use_sliding_window=false.
     qwen2 = BASE | {"model_type": "qwen2", "sliding_window": 32768, "max_window_layers": 2}
     assert architecture_from_config(qwen2 | {"use_sliding_window": False}).attention_bias
-    assert architecture_from_config(qwen2 | {"use_sliding_window": True, "max_window_layers": 3}).attention_bias
-    for change in ({"use_sliding_window": True}, {"layer_types": ["full_attention", "sliding_attention"] * 2}):
+    assert architecture_from_config(
+        qwen2 | {"use_sliding_window": True, "max_window_layers": 3}
+    ).attention_bias
+    for change in (
+        {"use_sliding_window": True},
+        {"layer_types": ["full_attention", "sliding_attention"] * 2},
+    ):
         with pytest.raises(ValueError, match="sliding-window"):
             architecture_from_config(qwen2 | change)
 
@@ -259,7 +294,10 @@ def test_an_unused_window_is_no_window():
         ({"mlp_bias": True}, "mlp_bias=true"),
         ({"quantization_config": {"bits": 4}}, "quantization_config"),
         ({"rope_scaling": {"rope_type": "yarn", "factor": 4.0}}, "'yarn'.*supported are"),
-        ({"rope_scaling": {"rope_type": "llama3", "factor": 4.0}}, "rope_scaling does not say low_freq_factor"),
+        (
+            {"rope_scaling": {"rope_type": "llama3", "factor": 4.0}},
+            "rope_scaling does not say low_freq_factor",
+        ),
         ({"rope_parameters": {"full_attention": {"rope_type": "default"}}}, "the same in all layers"),
         ({"partial_rotary_factor": 0.5}, "partial_rotary_factor"),
         ({"hidden_size": None}, "does not say hidden_size"),
@@ -297,7 +335,9 @@ def test_missing_surplus_and_misshapen_tensors(saved):
     with pytest.raises(ValueError, match=r"holds 1 tensors .*: model.layers.3.mlp.up_proj.weight"):
         read_folder(saved)
     rewrite(saved, lambda _: original | {name: original[name].T.copy()})
-    with pytest.raises(ValueError, match=re.escape(f"{name} of {saved} has shape (32, 48); its configuration asks")):
+    with pytest.raises(
+        ValueError, match=re.escape(f"{name} of {saved} has shape (32, 48); its configuration asks")
+    ):
         read_folder(saved)
     rewrite(saved, lambda _: original | {name: original[name].astype(np.int8)})
     with pytest.raises(ValueError, match="has type I8; F32, BF16, F16 are read"):
@@ -307,7 +347,10 @@ def test_missing_surplus_and_misshapen_tensors(saved):
 def test_tensors_that_the_configuration_determines_are_skipped(saved):
     _, before = read_folder(saved)
     frequencies = {"model.layers.0.self_attn.rotary_emb.inv_freq": np.ones(4, np.float32)}
-    rewrite(saved, lambda tensors: tensors | frequencies | {"lm_head.weight": tensors["model.embed_tokens.weight"]})
+    rewrite(
+        saved,
+        lambda tensors: tensors | frequencies | {"lm_head.weight": tensors["model.embed_tokens.weight"]},
+    )
     jax.tree.map(np.testing.assert_array_equal, read_folder(saved)[1], before)
     rewrite(saved, lambda tensors: tensors | {"lm_head.weight": tensors["lm_head.weight"] + 1})
     with pytest.raises(ValueError, match="set tie_word_embeddings to false"):
@@ -339,7 +382,9 @@ def test_foreign_folders(saved, tmp_path):
 def test_names_that_lead_nowhere(tmp_path, monkeypatch):
     with pytest.raises(ValueError, match="there is no folder './no/such/model'; give"):
         pretrained_folder("./no/such/model")
-    monkeypatch.setattr("huggingface_hub.snapshot_download", lambda *a, **k: (_ for _ in ()).throw(OSError("no route")))
+    monkeypatch.setattr(
+        "huggingface_hub.snapshot_download", lambda *a, **k: (_ for _ in ()).throw(OSError("no route"))
+    )
     with pytest.raises(ValueError, match="hub did not give a model of that name: no route"):
         load_pretrained("owner/model")
 

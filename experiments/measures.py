@@ -1,0 +1,58 @@
+"""The numbers of an iteration, as they are written."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+
+import jax
+
+from experiments.optimizers import learning_rate
+from experiments.setup import Setup
+from gpg_jax.training.loop import Iteration
+
+CHECKED = ("loss", "gradient_norm")
+"""Metrics that must be finite."""
+
+
+def measure(setup: Setup, iteration: Iteration, seconds: float) -> dict[str, float]:
+    """Waits for the step, and adds what only the host knows.
+
+    - `reward_failures`: rows for which a reward function raised or gave no number.
+    - `generations`, `offered_groups`, `short_groups`: of dynamic sampling, see `training.collect`.
+    - `learning_rate`: of the iteration's last update.
+    - `seconds`, `new_tokens_per_second`: since the iteration before; these alone differ between equal runs.
+
+    Args:
+      setup: of the run.
+      iteration: the iteration.
+      seconds: since the one before.
+    """
+    metrics = {name: float(value) for name, value in sorted(jax.device_get(iteration.metrics).items())}
+    collected = iteration.collected
+    updates = iteration.step * setup.schedule.plan.updates
+    rate = learning_rate(setup.config.optimizer, setup.schedule.updates)(updates - 1)
+    tokens = int(collected.rollout.action_mask.sum())
+    return metrics | {
+        "reward_failures": float(len(collected.failures)),
+        "generations": float(collected.generations),
+        "offered_groups": float(collected.offered),
+        "short_groups": float(collected.short),
+        "learning_rate": float(rate),
+        "updates": float(updates),
+        "new_tokens": float(tokens),
+        "seconds": seconds,
+        "new_tokens_per_second": tokens / seconds,
+    }
+
+
+def broken(metrics: Mapping[str, float]) -> str | None:
+    """The name of a metric that must be finite and is not, or None."""
+    return next((name for name in CHECKED if not math.isfinite(metrics[name])), None)
+
+
+def score(accuracies: Mapping[str, Mapping[str, float]], metrics: Mapping[str, float]) -> float:
+    """What the best checkpoints are chosen by: the last held-out accuracy, without one the reward."""
+    if not accuracies:
+        return metrics["reward"]
+    return accuracies[max(accuracies, key=int)]["sampled"]

@@ -1,0 +1,181 @@
+"""A run from its first evaluation to its last: iterations, what is written of them, and checkpoints."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import NamedTuple
+
+from rich.console import Console
+
+from experiments import output as out
+from experiments import transcripts
+from experiments.evaluation import Evaluator, evaluate, make_evaluators
+from experiments.measures import broken, measure, score
+from experiments.progress import show_progress
+from experiments.report import write_report
+from experiments.setup import Setup, compiled_step, first_state, make_collector, stream
+from gpg_jax.training.checkpoints import Checkpoints, open_checkpoints, restore, save, set_aside
+from gpg_jax.training.loop import Iteration, iterations
+from gpg_jax.training.state import TrainState
+from gpg_jax.types import Params
+
+Accuracies = dict[str, dict[str, float]]
+"""Iteration -> kind of evaluation -> held-out accuracy; keys as JSON has them."""
+
+
+class Start(NamedTuple):
+    """Where a run begins or goes on: iterations done, the state behind them, and what was measured."""
+
+    step: int
+    state: TrainState
+    accuracies: Accuracies
+    resumed: bool
+
+
+class Run(NamedTuple):
+    """What the parts of a run share; `accuracies` grows."""
+
+    setup: Setup
+    output: out.Output
+    checkpoints: Checkpoints
+    evaluators: tuple[Evaluator, ...]
+    console: Console
+    accuracies: Accuracies
+
+
+def open_run(setup: Setup, workdir: Path, console: Console) -> tuple[Checkpoints, Start]:
+    """Finds out where the folder of a run is.
+
+    Args:
+      setup: what the run is made of.
+      workdir: belongs to it.
+      console: where a person reads.
+
+    Returns:
+      Its open checkpoints; the newest sound one, or the first state.
+
+    Raises:
+      ValueError: checkpoints that are all damaged, or of another run.
+    """
+    kept, folder = setup.config.checkpoint, workdir / "checkpoints"
+    checkpoints = open_checkpoints(folder, keep_latest=kept.keep_latest, keep_best=kept.keep_best)
+    restored = restore(checkpoints, setup.like, lambda text: console.print(f"[bold red]{text}"))
+    if restored is None:
+        return checkpoints, Start(0, first_state(setup), {}, False)
+    if restored.damaged:
+        console.print(f"[bold red]moved to {set_aside(checkpoints, restored.damaged)}")
+    console.print(f"resuming after iteration {restored.step}")
+    setup.task.seek(restored.host["cursor"])
+    return checkpoints, Start(restored.step, restored.state, restored.host["accuracies"], True)
+
+
+def finish_run(setup: Setup, workdir: Path, console: Console, checkpoints: Checkpoints, start: Start) -> None:
+    """Trains to the last iteration, and draws the report.
+
+    Args:
+      setup: what the run is made of.
+      workdir: belongs to it.
+      console: where a person reads.
+      checkpoints: from `open_run`.
+      start: from `open_run`.
+
+    Raises:
+      FloatingPointError: a loss or gradient that is not finite.
+    """
+    with checkpoints:
+        output = out.open_output(workdir, start.step if start.resumed else -1)
+        evaluators = make_evaluators(setup) if setup.task.held_out else ()
+        run = Run(setup, output, checkpoints, evaluators, console, start.accuracies)
+        if not start.resumed:
+            hold_out(run, 0, start.state.params)
+        train(run, start)
+        output.events.close()
+    config = setup.config
+    title = f"{config.method.name} on {config.task.name}, seed {config.seed}"
+    console.print(f"report: {write_report(workdir, title)}", soft_wrap=True)
+    conclude(console, start.accuracies, setup.schedule.steps)
+
+
+def train(run: Run, start: Start) -> None:
+    """The iterations that are left."""
+    setup = run.setup
+    coming = iterations(
+        make_collector(setup),
+        compiled_step(setup),
+        start.state,
+        stream(setup.config, "rollout"),
+        range(start.step + 1, setup.schedule.steps + 1),
+        setup.schedule.plan.updates,
+        setup.task.cursor,
+    )
+    with show_progress(run.console, setup.schedule.steps, start.step) as advance:
+        before = time.perf_counter()
+        for iteration in coming:
+            metrics = measure(setup, iteration, time.perf_counter() - before)
+            before = time.perf_counter()
+            write(run, iteration, metrics)
+            advance(iteration.step, metrics)
+            keep(run, iteration, metrics)
+
+
+def write(run: Run, iteration: Iteration, metrics: dict[str, float]) -> None:
+    """What an iteration leaves in the folder; stops where its numbers are broken."""
+    setup, output, step = run.setup, run.output, iteration.step
+    out.write_metrics(output, step, metrics)
+    rows = transcripts.of_rollout(setup, iteration.collected, setup.config.output.transcripts)
+    out.write_transcripts(output, out.TRANSCRIPTS, [{"step": step, **row} for row in rows])
+    for text in list(iteration.collected.failures.values())[:1]:
+        run.console.print(f"[bold red]iteration {step}: a reward function failed: {text}")
+    if wrong := broken(metrics):
+        path = out.write_rollout(output.workdir / "diagnosis" / f"{step}.npz", iteration.collected.rollout)
+        raise FloatingPointError(
+            f"{wrong} is {metrics[wrong]} in iteration {step}; its rollout is {path}, and a run resumed from "
+            f"the newest checkpoint (iteration {_newest(run.checkpoints)}) comes to it again"
+        )
+    if _due(step, setup.config.output.rollouts):
+        out.write_rollout(output.workdir / "rollouts" / f"{step}.npz", iteration.collected.rollout)
+
+
+def keep(run: Run, iteration: Iteration, metrics: dict[str, float]) -> None:
+    """Evaluates and saves where it is time to; the last iteration always."""
+    config, step = run.setup.config, iteration.step
+    last = step == run.setup.schedule.steps
+    if last or _due(step, config.evaluation.every):
+        hold_out(run, step, iteration.state.params)
+    if last or _due(step, config.checkpoint.every):
+        host = {"cursor": iteration.cursor, "accuracies": run.accuracies}
+        save(run.checkpoints, step, iteration.state, host, score=score(run.accuracies, metrics))
+
+
+def hold_out(run: Run, step: int, params: Params) -> None:
+    """Asks the held-out examples in every way that is wanted, and writes what came of it."""
+    found = {}
+    for evaluator in run.evaluators:
+        answers = evaluate(evaluator, params, run.setup.task.held_out)
+        name, result = f"held_out/{evaluator.kind}", answers.accuracy
+        found |= {name: result.mean, f"{name}_low": result.low, f"{name}_high": result.high}
+        rows = [{"step": step, "kind": evaluator.kind, **row} for row in answers.transcripts]
+        out.write_transcripts(run.output, out.EVALUATIONS, rows)
+        run.console.print(f"iteration {step}, held-out, {evaluator.kind}: {result}", highlight=False)
+        run.accuracies.setdefault(str(step), {})[evaluator.kind] = result.mean
+    if found:
+        out.write_metrics(run.output, step, found)
+
+
+def conclude(console: Console, accuracies: Accuracies, last: int) -> None:
+    """The last lines: accuracy before and after."""
+    if not accuracies:
+        return
+    first, final = accuracies["0"], accuracies[str(last)]
+    if "greedy" in final:
+        console.print(f"held-out, greedy: {first['greedy']:.3f} → {final['greedy']:.3f}", highlight=False)
+    console.print(f"held-out accuracy: {first['sampled']:.3f} → {final['sampled']:.3f}", highlight=False)
+
+
+def _due(step: int, every: int) -> bool:
+    return every > 0 and step % every == 0
+
+
+def _newest(checkpoints: Checkpoints) -> int | None:
+    return checkpoints.latest.step if checkpoints.latest else None

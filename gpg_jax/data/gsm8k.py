@@ -1,0 +1,69 @@
+"""GSM8K (Cobbe et al. 2021, arXiv 2110.14168) by tensorflow-datasets' own builder, without TensorFlow."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from gpg_jax.data.examples import Example
+
+FILES: Mapping[str, str] = {"train": "train.jsonl", "test": "test.jsonl"}
+INSTRUCTION = "Let's think step by step and output the final answer after \"####\"."
+"""What is asked of the model after each question."""
+
+
+class Gsm8kSource(Sequence[Example]):
+    """Examples of a prepared split, read when they are asked for."""
+
+    def __init__(self, records: Any):
+        self._records = records
+
+    def __len__(self) -> int:
+        return len(self._records)
+
+    def __getitem__(self, index: int) -> Example:
+        record = self._records[index]
+        question, answer = (_text(record[name]) for name in ("question", "answer"))
+        prompt = ({"role": "user", "content": f"{question} {INSTRUCTION}"},)
+        return Example(prompt, answer, {"question": question})
+
+
+def gsm8k(split: str, *, data_dir: str | Path, source_dir: str | Path | None = None) -> Gsm8kSource:
+    """GSM8K as prepared by tensorflow-datasets.
+
+    Args:
+      split: "train" (7,473 problems) or "test" (1,319), or a slice such as "train[:10%]".
+      data_dir: where the prepared records are kept.
+      source_dir: a folder with `train.jsonl` and `test.jsonl`; None downloads them.
+
+    Raises:
+      ValueError: a folder without those files.
+    """
+    from tensorflow_datasets.text.gsm8k import Gsm8k
+
+    builder = Gsm8k if source_dir is None else _local_builder(Gsm8k, Path(source_dir))
+    prepared = builder(data_dir=str(data_dir), file_format="array_record")
+    prepared.download_and_prepare()
+    return Gsm8kSource(prepared.as_data_source(split=split))
+
+
+def _local_builder(builder: type, folder: Path) -> type:
+    """The builder's schema and parsing, over files that are here already."""
+    for name in FILES.values():
+        if not (folder / name).is_file():
+            raise ValueError(f"{folder} has no {name}; GSM8K is {' and '.join(FILES.values())} there")
+
+    def _split_generators(self, dl_manager: Any) -> dict[str, Any]:
+        del dl_manager
+        return {split: self._generate_examples(folder / name) for split, name in FILES.items()}
+
+    from tensorflow_datasets.core import registered
+
+    members = {"_split_generators": _split_generators, "__module__": builder.__module__}
+    with registered.skip_registering():
+        return type("Gsm8kFiles", (builder,), members)
+
+
+def _text(value: bytes | str) -> str:
+    return value.decode() if isinstance(value, bytes) else value

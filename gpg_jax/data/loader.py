@@ -1,0 +1,60 @@
+"""Shuffled batches of examples without end, from a place that can be saved and gone back to.
+
+Shuffling, sharding and the iterator's state are grain's.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import grain
+
+from gpg_jax.data.examples import Example, Source
+
+
+class Loader:
+    """An endless iterator over batches with a JSON-able place; see `loader`."""
+
+    def __init__(self, iterator: grain.DatasetIterator):
+        self._iterator = iterator
+
+    def __iter__(self) -> Loader:
+        return self
+
+    def __next__(self) -> list[Example]:
+        return next(self._iterator)
+
+    def get_state(self) -> dict[str, Any]:
+        """Where the iterator stands, JSON-able."""
+        return self._iterator.get_state()
+
+    def set_state(self, state: dict[str, Any]) -> None:
+        """Goes back to a place that `get_state` gave."""
+        self._iterator.set_state(state)
+
+
+def loader(
+    source: Source, *, batch_size: int, seed: int, shard_index: int = 0, shard_count: int = 1
+) -> Loader:
+    """Batches of examples, every epoch in an order of its own.
+
+    A batch may reach over the end of an epoch, so that no example is left out.
+
+    Args:
+      source: the examples.
+      batch_size: examples of a batch of this shard.
+      seed: of the shuffling.
+      shard_index: which of the shards (hosts) this is.
+      shard_count: how many there are; each has every `shard_count`-th example.
+
+    Raises:
+      ValueError: no examples, or a size or shard that is impossible.
+    """
+    if batch_size < 1:
+        raise ValueError(f"batch_size is {batch_size}; it must be at least 1")
+    if not 0 <= shard_index < shard_count:
+        raise ValueError(f"shard_index {shard_index} is not one of the {shard_count} shards")
+    if len(source) < shard_count:
+        raise ValueError(f"{len(source)} examples cannot be shared out among {shard_count} shards")
+    dataset = grain.MapDataset.source(source)[shard_index::shard_count].shuffle(seed=seed).repeat()
+    return Loader(iter(dataset.to_iter_dataset().batch(batch_size, batch_fn=list)))
