@@ -12,8 +12,10 @@ from typing import Any
 
 from ml_collections import config_dict
 
-from experiments.methods import MethodConfig
+from experiments.functions import FUNCTIONS
+from experiments.methods import MethodConfig, nearest
 from experiments.reading import to_config_dict
+from gpg_jax.data import reversal
 
 
 def _at_least(key: str, value: float, least: float) -> None:
@@ -58,10 +60,47 @@ class ModelConfig:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class TaskConfig:
-    """Where examples come from."""
+    """Where examples come from, how they are asked, and what an answer is worth.
 
-    name: str = "sums"
+    Attributes:
+      name: a key of `experiments.tasks.TASKS`.
+      prompt_tokens: budget of a prompt.
+      drop_long: whether longer prompts are left out; otherwise they are an error.
+      chat: whether prompts that are plain text are asked as a user's message.
+      verifier: a key of `experiments.tasks.FUNCTIONS`; gives the outcome.
+      rewards: such keys -> weights; the outcome itself for none.
+      seed: of the split into training and held-out examples.
+      alphabet: characters that a model from scratch reads and writes.
+      train, held_out: of the task "files": `.jsonl` (`question`, `answer`) or `.parquet` (verl's layout).
+      folder: of the task "gsm8k": has `train.jsonl` and `test.jsonl`; None downloads them.
+      cache: where prepared data are kept; None for the user's cache.
+      puzzle, settings: of the task "puzzle": a name of reasoning-gym, and what it is made with.
+      examples, held_out_examples: puzzles that are made.
+    """
+
+    name: str = "reversal"
     prompt_tokens: int = 8
+    drop_long: bool = False
+    chat: bool = False
+    verifier: str = "exact"
+    rewards: dict[str, float] = dataclasses.field(default_factory=dict)
+    seed: int = 0
+    alphabet: str = reversal.ALPHABET
+    train: str | None = None
+    held_out: str | None = None
+    folder: str | None = None
+    cache: str | None = None
+    puzzle: str = "chain_sum"
+    settings: dict[str, Any] = dataclasses.field(default_factory=dict)
+    examples: int = 1000
+    held_out_examples: int = 100
+
+    def __post_init__(self) -> None:
+        for key in ("prompt_tokens", "examples"):
+            _at_least(f"task.{key}", getattr(self, key), 1)
+        for name in (self.verifier, *self.rewards):
+            if name not in FUNCTIONS:
+                raise ValueError(f"there is no verifier or reward {name!r}; {nearest(name, FUNCTIONS)}")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -229,7 +268,7 @@ class Experiment:
     seed: int = 0
     mesh: tuple[int, ...] = (-1, 1, 1)
     model: ModelConfig = ModelConfig()
-    task: TaskConfig = TaskConfig()
+    task: TaskConfig = dataclasses.field(default_factory=TaskConfig)
     sampling: SamplingConfig = SamplingConfig()
     method: MethodConfig = dataclasses.field(default_factory=MethodConfig)
     optimizer: OptimizerConfig = OptimizerConfig()
@@ -240,6 +279,7 @@ class Experiment:
 
     def __post_init__(self) -> None:
         _at_least("seed", self.seed, 0)
+        _at_least("task.seed", self.task.seed, 0)
         self.method.check_group(self.schedule.group)
 
 

@@ -11,6 +11,7 @@ import numpy as np
 from experiments.setup import Setup, compiled_decode, sampling_of, stream
 from experiments.statistics import Accuracy, accuracy
 from experiments.transcripts import transcript
+from gpg_jax.data.examples import Example
 from gpg_jax.decoding.loop import Responses
 from gpg_jax.decoding.rollouts import pad_prompts, response_ids
 from gpg_jax.decoding.sampling import Sampling
@@ -57,7 +58,7 @@ def make_evaluators(setup: Setup) -> tuple[Evaluator, ...]:
     return sampled, Evaluator(setup, "greedy", 1, compiled_decode(setup, Sampling(temperature=0.0)))
 
 
-def evaluate(evaluator: Evaluator, params: Params, examples: Sequence[Any]) -> Answers:
+def evaluate(evaluator: Evaluator, params: Params, examples: Sequence[Example]) -> Answers:
     """Asks, judges and counts; the same randomness each time, so that two evaluations are comparable.
 
     Args:
@@ -73,7 +74,7 @@ def evaluate(evaluator: Evaluator, params: Params, examples: Sequence[Any]) -> A
 
 
 def _ask(
-    evaluator: Evaluator, params: Params, examples: Sequence[Any], start: int
+    evaluator: Evaluator, params: Params, examples: Sequence[Example], start: int
 ) -> tuple[np.ndarray, list[dict[str, Any]]]:
     """One batch; the last one is filled up with copies of its first example, which are not judged."""
     setup, samples = evaluator.setup, evaluator.samples
@@ -83,11 +84,13 @@ def _ask(
     uid = np.arange(len(filled) * samples, dtype=np.int32)
     key = jax.random.fold_in(stream(config, "evaluation"), start)
     responses = Responses(*fetch(evaluator.decode(params, *prompts, uid, key)))
-    asked = len(examples) * samples
-    ids, stop = response_ids(responses)[:asked], responses.stop[:asked].tolist()
-    verdicts = setup.task.judge(examples, ids)
+    owners = [example for example in examples for _ in range(samples)]
+    ids = response_ids(responses)[: len(owners)]
+    judged = setup.task.judge(ids, owners)
     rows = [
-        transcript(setup, examples[row // samples], ids[row], stop[row], verdicts, row)
-        for row in range(asked)
+        transcript(setup, example, own, stop=stop, outcome=outcome, reward=reward)
+        for example, own, stop, outcome, reward in zip(
+            owners, ids, responses.stop.tolist(), judged.outcome, judged.reward, strict=False
+        )
     ]
-    return setup.task.correct(verdicts.outcome).reshape(-1, samples), rows
+    return (judged.outcome >= 1).reshape(-1, samples), rows

@@ -21,12 +21,17 @@ def show_progress(console: Console, steps: int, done: int) -> Iterator[Advance]:
       done: iterations that were done before.
     """
     if not console.is_terminal:
-        yield lambda step, metrics: console.print(f"{step}/{steps}  {summary(metrics)}", highlight=False)
+        yield lambda step, metrics: say(console, f"{step}/{steps}  {summary(metrics)}")
         return
     columns = (MofNCompleteColumn(), BarColumn(), TextColumn("{task.description}"), TimeRemainingColumn())
     with Progress(*columns, console=console) as bar:
         task = bar.add_task("", total=steps, completed=done)
         yield lambda step, metrics: bar.update(task, completed=step, description=summary(metrics))
+
+
+def say(console: Console, text: str, style: str | None = None) -> None:
+    """A line that is not broken and not coloured by what it says."""
+    console.print(text, style=style, highlight=False, markup=False, soft_wrap=True)
 
 
 def summary(metrics: Mapping[str, float]) -> str:

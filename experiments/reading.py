@@ -27,6 +27,8 @@ def to_config_dict(section: Any) -> config_dict.ConfigDict:
         value = getattr(section, field.name)
         if dataclasses.is_dataclass(value):
             result[field.name] = to_config_dict(value)
+        elif isinstance(value, dict):
+            result[field.name] = config_dict.ConfigDict(value)
         elif type(None) in typing.get_args(hints[field.name]):
             result[field.name] = _placeholder(_members(hints[field.name])[0], value)
         else:
@@ -111,6 +113,8 @@ def _checked(value: Any, hint: Any, path: str) -> Any:
     if value is None and type(None) in typing.get_args(hint):
         return None
     kind = _members(hint)[0]
+    if typing.get_origin(kind) is dict:
+        return dict(value)
     if typing.get_origin(kind) is tuple:
         items = (value,) if isinstance(value, str) else tuple(value)
         return tuple(_checked(item, typing.get_args(kind)[0], path) for item in items)

@@ -9,10 +9,10 @@ from typing import NamedTuple
 from rich.console import Console
 
 from experiments import output as out
-from experiments import transcripts
+from experiments import records, transcripts
 from experiments.evaluation import Evaluator, evaluate, make_evaluators
 from experiments.measures import broken, measure, score
-from experiments.progress import show_progress
+from experiments.progress import say, show_progress
 from experiments.report import write_report
 from experiments.setup import Setup, compiled_step, first_state, make_collector, stream
 from gpg_jax.training.checkpoints import Checkpoints, open_checkpoints, restore, save, set_aside
@@ -60,13 +60,13 @@ def open_run(setup: Setup, workdir: Path, console: Console) -> tuple[Checkpoints
     """
     kept, folder = setup.config.checkpoint, workdir / "checkpoints"
     checkpoints = open_checkpoints(folder, keep_latest=kept.keep_latest, keep_best=kept.keep_best)
-    restored = restore(checkpoints, setup.like, lambda text: console.print(f"[bold red]{text}"))
+    restored = restore(checkpoints, setup.like, lambda text: say(console, text, "bold red"))
     if restored is None:
         return checkpoints, Start(0, first_state(setup), {}, False)
     if restored.damaged:
-        console.print(f"[bold red]moved to {set_aside(checkpoints, restored.damaged)}")
-    console.print(f"resuming after iteration {restored.step}")
-    setup.task.seek(restored.host["cursor"])
+        say(console, f"moved to {set_aside(checkpoints, restored.damaged)}", "bold red")
+    say(console, f"resuming after iteration {restored.step}")
+    setup.task.batches.set_state(restored.host["cursor"])
     return checkpoints, Start(restored.step, restored.state, restored.host["accuracies"], True)
 
 
@@ -93,8 +93,8 @@ def finish_run(setup: Setup, workdir: Path, console: Console, checkpoints: Check
         output.events.close()
     config = setup.config
     title = f"{config.method.name} on {config.task.name}, seed {config.seed}"
-    console.print(f"report: {write_report(workdir, title)}", soft_wrap=True)
-    conclude(console, start.accuracies, setup.schedule.steps)
+    say(console, f"report: {write_report(workdir, title)}")
+    conclude(console, workdir, start.accuracies, setup.schedule.steps)
 
 
 def train(run: Run, start: Start) -> None:
@@ -107,7 +107,7 @@ def train(run: Run, start: Start) -> None:
         stream(setup.config, "rollout"),
         range(start.step + 1, setup.schedule.steps + 1),
         setup.schedule.plan.updates,
-        setup.task.cursor,
+        setup.task.batches.get_state,
     )
     with show_progress(run.console, setup.schedule.steps, start.step) as advance:
         before = time.perf_counter()
@@ -126,7 +126,7 @@ def write(run: Run, iteration: Iteration, metrics: dict[str, float]) -> None:
     rows = transcripts.of_rollout(setup, iteration.collected, setup.config.output.transcripts)
     out.write_transcripts(output, out.TRANSCRIPTS, [{"step": step, **row} for row in rows])
     for text in list(iteration.collected.failures.values())[:1]:
-        run.console.print(f"[bold red]iteration {step}: a reward function failed: {text}")
+        say(run.console, f"iteration {step}: {text}", "bold red")
     if wrong := broken(metrics):
         path = out.write_rollout(output.workdir / "diagnosis" / f"{step}.npz", iteration.collected.rollout)
         raise FloatingPointError(
@@ -157,20 +157,23 @@ def hold_out(run: Run, step: int, params: Params) -> None:
         found |= {name: result.mean, f"{name}_low": result.low, f"{name}_high": result.high}
         rows = [{"step": step, "kind": evaluator.kind, **row} for row in answers.transcripts]
         out.write_transcripts(run.output, out.EVALUATIONS, rows)
-        run.console.print(f"iteration {step}, held-out, {evaluator.kind}: {result}", highlight=False)
+        say(run.console, f"iteration {step}, held-out, {evaluator.kind}: {result}")
         run.accuracies.setdefault(str(step), {})[evaluator.kind] = result.mean
     if found:
         out.write_metrics(run.output, step, found)
 
 
-def conclude(console: Console, accuracies: Accuracies, last: int) -> None:
-    """The last lines: accuracy before and after."""
+def conclude(console: Console, workdir: Path, accuracies: Accuracies, last: int) -> None:
+    """The last lines: accuracy before and after, or reward where nothing is held out."""
     if not accuracies:
+        rewards = [line["reward"] for line in records.read(workdir / out.METRICS) if "reward" in line]
+        ends = (sum(part) / len(part) for part in (rewards[:10], rewards[-10:]))
+        say(console, "reward, mean of the first and of the last 10 iterations: {:.3f} → {:.3f}".format(*ends))
         return
-    first, final = accuracies["0"], accuracies[str(last)]
-    if "greedy" in final:
-        console.print(f"held-out, greedy: {first['greedy']:.3f} → {final['greedy']:.3f}", highlight=False)
-    console.print(f"held-out accuracy: {first['sampled']:.3f} → {final['sampled']:.3f}", highlight=False)
+    for kind in ("greedy", "sampled"):
+        if kind in accuracies[str(last)]:
+            change = f"{accuracies['0'][kind]:.3f} → {accuracies[str(last)][kind]:.3f}"
+            say(console, f"held-out accuracy{', greedy' if kind == 'greedy' else ''}: {change}")
 
 
 def _due(step: int, every: int) -> bool:

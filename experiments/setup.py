@@ -16,7 +16,7 @@ from experiments.methods import make_method
 from experiments.optimizers import make_optimizer
 from experiments.schedule import Schedule, derive
 from experiments.tasks import Task, load_task
-from gpg_jax.data.tokenizers import Tokenizer, vocabulary_bytes
+from gpg_jax.data.tokenizers import Tokenizer, check_tokenizer_fits, vocabulary_bytes
 from gpg_jax.decoding.automaton import Automaton, compile_automaton
 from gpg_jax.decoding.sampling import Sampling
 from gpg_jax.decoding.sharded import compile_decode
@@ -42,7 +42,6 @@ class Setup(NamedTuple):
       config: what was asked for.
       schedule: what it comes to.
       task: examples, prompts and judgements.
-      tokenizer: the policy's.
       policy: the network.
       pretrained: its parameters on the host, or None where it starts from scratch.
       method: what is done with a rollout.
@@ -53,7 +52,6 @@ class Setup(NamedTuple):
     config: Experiment
     schedule: Schedule
     task: Task
-    tokenizer: Tokenizer
     policy: Policy
     pretrained: Params | None
     method: Method
@@ -68,15 +66,16 @@ def build(config: Experiment) -> Setup:
       ValueError: whatever is wrong, in a sentence.
     """
     schedule, method = derive(config), _method(config)
-    task, tokenizer = load_task(config)
-    architecture, pretrained = _load_model(config.model, tokenizer)
+    task = load_task(config)
+    architecture, pretrained = _load_model(config.model, task.tokenizer)
+    check_tokenizer_fits(task.tokenizer, architecture.vocab_size)
     _check_lengths(config, architecture)
     policy = transformer(architecture, dtype=jnp.dtype(config.model.dtype), remat=config.model.remat)
     optimizer = make_optimizer(config.optimizer, schedule.updates)
     key = jax.random.key(0)
     shapes = jax.eval_shape(lambda key: create_state(policy.init(key), method, optimizer, key), key)
     like = template(shapes, state_shardings(shapes, optimizer, schedule.mesh))
-    return Setup(config, schedule, task, tokenizer, policy, pretrained, method, optimizer, like)
+    return Setup(config, schedule, task, policy, pretrained, method, optimizer, like)
 
 
 def stream(config: Experiment, name: str) -> Array:
@@ -129,7 +128,7 @@ def make_collector(setup: Setup) -> Collector:
     """What rollouts are collected with."""
     schedule = setup.schedule
     return Collector(
-        draw=setup.task.draw,
+        draw=lambda: next(setup.task.batches),
         encode=setup.task.encode,
         decode=compiled_decode(setup),
         judge=setup.task.judge,
@@ -173,8 +172,8 @@ def _load_model(config: ModelConfig, tokenizer: Tokenizer) -> tuple[Architecture
 def _automaton(setup: Setup) -> Automaton:
     return compile_automaton(
         setup.config.sampling.stop,
-        vocabulary_bytes(setup.tokenizer, setup.policy.vocab_size),
-        setup.tokenizer.eos_ids,
+        vocabulary_bytes(setup.task.tokenizer, setup.policy.vocab_size),
+        setup.task.tokenizer.eos_ids,
     )
 
 

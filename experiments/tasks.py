@@ -1,72 +1,173 @@
-"""A task as a run sees it: examples with a place to resume from, prompts as token ids, judgements."""
+"""A task as a run sees it: examples and a place to resume from, prompts as token ids, judgements."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from pathlib import Path
+from typing import NamedTuple
 
-import numpy as np
+from experiments.config import Experiment, TaskConfig
+from experiments.functions import FUNCTIONS
+from gpg_jax.data import arithmetic, files, gsm8k, puzzles, reversal
+from gpg_jax.data.chat import chat_tokens, load_chat_template
+from gpg_jax.data.examples import Example
+from gpg_jax.data.loader import Loader, loader
+from gpg_jax.data.tokenizers import Tokenizer, character_tokenizer, load_tokenizer
+from gpg_jax.environments.rewards import Judged, Reward, judge
+from gpg_jax.policies.pretrained import pretrained_folder
+from gpg_jax.policies.smollm2 import default_cache
 
-from gpg_jax.data.tokenizers import character_tokenizer
-from gpg_jax.training.collect import Verdicts
+Splits = tuple[Sequence[Example], Sequence[Example]]
+"""Training set and held-out set; the latter may be empty."""
+
+_SLOW = {"math": 100}
+"""Functions that are tried on the first so many gold answers alone."""
 
 
 class Task(NamedTuple):
     """What a run needs of a task.
 
     Attributes:
-      draw: () -> the next P examples of the training set.
-      cursor: () -> the place in the training set, as JSON can hold it.
-      seek: goes to such a place.
+      batches: the training set, P examples at a time, without end.
       held_out: examples that are never trained on.
       encode: example -> token ids of its prompt.
-      judge: P examples, B responses as token ids -> verdicts.
-      correct: outcomes -> `bool`.
-      describe: example -> what a transcript says of it.
+      judge: B responses as token ids, their B examples -> verdicts.
+      tokenizer: of prompts and responses.
     """
 
-    draw: Callable[[], Sequence[Any]]
-    cursor: Callable[[], Any]
-    seek: Callable[[Any], None]
-    held_out: Sequence[Any]
-    encode: Callable[[Any], list[int]]
-    judge: Callable[[Sequence[Any], Sequence[list[int]]], Verdicts]
-    correct: Callable[[np.ndarray], np.ndarray]
-    describe: Callable[[Any], dict[str, Any]]
+    batches: Loader
+    held_out: Sequence[Example]
+    encode: Callable[[Example], list[int]]
+    judge: Callable[[Sequence[Sequence[int]], Sequence[Example]], Judged]
+    tokenizer: Tokenizer
 
 
-def load_task(config):
-    tokenizer = character_tokenizer("0123456789+=")
-    place = [0]
-    pairs = [(a, b) for a in range(10) for b in range(10)]
-    P = config.schedule.prompts
+def load_task(config: Experiment) -> Task:
+    """Reads examples and tokenizer, and checks that they fit each other and the budget.
 
-    def draw():
-        rng = np.random.default_rng((config.seed, place[0]))
-        place[0] += 1
-        return [pairs[i] for i in rng.integers(0, 75, P)]
-
-    def seek(cursor):
-        place[0] = cursor
-
-    def judge(examples, ids):
-        g = len(ids) // len(examples)
-        out = np.array(
-            [
-                float(tokenizer.decode(r)[:1] == str((examples[i // g][0] + examples[i // g][1]) % 10))
-                for i, r in enumerate(ids)
-            ],
-            np.float32,
-        )
-        return Verdicts(out, out, {})
-
+    Raises:
+      ValueError: whatever is wrong, in a sentence.
+    """
+    task, name = config.task, config.model.name
+    if task.name not in TASKS:
+        raise ValueError(f"task.name is {task.name!r}; there are {', '.join(TASKS)}")
+    folder = None if name is None else pretrained_folder(name, config.model.revision)
+    tokenizer = character_tokenizer(task.alphabet) if folder is None else load_tokenizer(folder)
+    encode = _encoder(task, tokenizer, folder)
+    train, held_out = (_fitting(part, encode, task) for part in TASKS[task.name](task))
+    for part in (train, held_out):
+        _check_gold(task.verifier, part)
+    asked = max(config.evaluation.examples, 0) or len(held_out)
     return Task(
-        draw,
-        lambda: place[0],
-        seek,
-        pairs[75:],
-        lambda e: tokenizer.encode(f"{e[0]}+{e[1]}="),
-        judge,
-        lambda o: o > 0.5,
-        lambda e: {"answer": str((e[0] + e[1]) % 10)},
-    ), tokenizer
+        batches=loader(train, batch_size=config.schedule.prompts, seed=config.seed),
+        held_out=[] if config.evaluation.examples < 0 else held_out[:asked],
+        encode=encode,
+        judge=judge_of(task, tokenizer),
+        tokenizer=tokenizer,
+    )
+
+
+def judge_of(
+    task: TaskConfig, tokenizer: Tokenizer
+) -> Callable[[Sequence[Sequence[int]], Sequence[Example]], Judged]:
+    """Responses as token ids, their examples -> verdicts."""
+    verifier = FUNCTIONS[task.verifier]
+    terms = [Reward(name, FUNCTIONS[name], weight) for name, weight in task.rewards.items()]
+
+    def judge_ids(responses: Sequence[Sequence[int]], examples: Sequence[Example]) -> Judged:
+        return judge(verifier, [tokenizer.decode(ids) for ids in responses], examples, terms)
+
+    return judge_ids
+
+
+def _reversal(task: TaskConfig) -> Splits:
+    return reversal.reversal(), []
+
+
+def _multiplication(task: TaskConfig) -> Splits:
+    return arithmetic.multiplication("train", task.seed), arithmetic.multiplication("held_out", task.seed)
+
+
+def _gsm8k(task: TaskConfig) -> Splits:
+    prepared = Path(task.cache or default_cache()) / "tensorflow_datasets"
+    train, test = (
+        gsm8k.gsm8k(split, data_dir=prepared, source_dir=task.folder) for split in ("train", "test")
+    )
+    return train, test
+
+
+def _puzzle(task: TaskConfig) -> Splits:
+    """One stream of puzzles; held out are the last ones that do not occur among the first."""
+    whole = puzzles.puzzles(
+        task.puzzle, size=task.examples + task.held_out_examples, seed=task.seed, **task.settings
+    )
+    entries = [whole[index] for index in range(len(whole))]
+    train, seen = entries[: task.examples], {entry.prompt for entry in entries[: task.examples]}
+    return train, [entry for entry in entries[task.examples :] if entry.prompt not in seen]
+
+
+def _files(task: TaskConfig) -> Splits:
+    if task.train is None:
+        raise ValueError(
+            "task.train is not given; name a .jsonl file of questions and answers, or a .parquet file"
+        )
+    train = read_file(task.train)
+    return train, [] if task.held_out is None else read_file(task.held_out)
+
+
+TASKS: dict[str, Callable[[TaskConfig], Splits]] = {
+    "reversal": _reversal,
+    "multiplication": _multiplication,
+    "gsm8k": _gsm8k,
+    "puzzle": _puzzle,
+    "files": _files,
+}
+"""Tasks by name."""
+
+
+def read_file(path: str) -> list[Example]:
+    """Examples of a `.parquet` file in verl's layout, or of JSON lines."""
+    return files.read_parquet(path) if path.endswith(".parquet") else files.read_jsonl(path)
+
+
+def _encoder(task: TaskConfig, tokenizer: Tokenizer, folder: Path | None) -> Callable[[Example], list[int]]:
+    """Texts as they are, messages (and texts, with `task.chat`) by the model's chat template."""
+
+    def encode(example: Example) -> list[int]:
+        if isinstance(example.prompt, str) and not task.chat:
+            return tokenizer.encode_prompt(example.prompt)
+        if folder is None:
+            raise ValueError("a model from scratch has no chat template; give it plain prompts")
+        asked = example.prompt
+        messages = ({"role": "user", "content": asked},) if isinstance(asked, str) else asked
+        return chat_tokens(tokenizer, load_chat_template(folder), messages)
+
+    return encode
+
+
+def _fitting(
+    examples: Sequence[Example], encode: Callable[[Example], list[int]], task: TaskConfig
+) -> Sequence[Example]:
+    """The examples, all within the budget of a prompt: longer ones are dropped or an error."""
+    lengths = [len(encode(examples[index])) for index in range(len(examples))]
+    short = [index for index, length in enumerate(lengths) if length <= task.prompt_tokens]
+    if len(short) == len(lengths):
+        return examples
+    if not task.drop_long or not short:
+        raise ValueError(
+            f"{len(lengths) - len(short)} of {len(lengths)} prompts are longer than task.prompt_tokens="
+            f"{task.prompt_tokens}, the longest {max(lengths)} tokens: raise it, or leave those prompts out "
+            "with task.drop_long"
+        )
+    return [examples[index] for index in short]
+
+
+def _check_gold(verifier: str, examples: Sequence[Example]) -> None:
+    """Raises a ValueError for an example whose own answer the verifier does not accept."""
+    for number in range(min(len(examples), _SLOW.get(verifier, len(examples)))):
+        example = examples[number]
+        if FUNCTIONS[verifier](example.answer, example) < 1:
+            raise ValueError(
+                f"the verifier {verifier!r} does not accept the gold answer {example.answer[-80:]!r} of "
+                f"example {number}: the row has no answer that it can read, or task.verifier is the wrong one"
+            )

@@ -6,14 +6,15 @@ from collections.abc import Sequence
 from typing import Any
 
 from experiments.setup import Setup
-from gpg_jax.training.collect import Collected, Verdicts
+from gpg_jax.data.examples import Example
+from gpg_jax.training.collect import Collected
 from gpg_jax.types import STOP_EOS, STOP_LENGTH
 
 STOPS = {STOP_EOS: "end", STOP_LENGTH: "length"}
 
 
 def transcript(
-    setup: Setup, example: Any, ids: Sequence[int], stop: int, verdicts: Verdicts, row: int
+    setup: Setup, example: Example, ids: Sequence[int], *, stop: int, outcome: float, reward: float
 ) -> dict[str, Any]:
     """One row.
 
@@ -22,18 +23,18 @@ def transcript(
       example: what was asked.
       ids: tokens of the response.
       stop: why it ended.
-      verdicts: of its batch.
-      row: its place there.
+      outcome: by the verifier.
+      reward: what it earned.
     """
     return {
-        **setup.task.describe(example),
-        "prompt": setup.tokenizer.decode_all(setup.task.encode(example)),
-        "response": setup.tokenizer.decode(ids),
+        "prompt": setup.task.tokenizer.decode_all(setup.task.encode(example)),
+        "response": setup.task.tokenizer.decode(ids),
+        "answer": example.answer,
+        "metadata": dict(example.metadata),
         "tokens": len(ids),
         "stop": STOPS[int(stop)],
-        "outcome": float(verdicts.outcome[row]),
-        "reward": float(verdicts.reward[row]),
-        **({"failure": verdicts.failures[row]} if row in verdicts.failures else {}),
+        "outcome": float(outcome),
+        "reward": float(reward),
     }
 
 
@@ -47,16 +48,21 @@ def of_rollout(setup: Setup, collected: Collected, count: int) -> list[dict[str,
     """
     rollout, group = collected.rollout, setup.schedule.plan.layout.shared
     rows = sorted(range(len(rollout.length)), key=lambda row: (row % group, row))[:count]
-    verdicts = Verdicts(rollout.outcome, rollout.reward, collected.failures)
-    starts, ends = rollout.prompt_length, rollout.length
-    return [
-        transcript(
-            setup,
-            collected.examples[row // group],
-            rollout.tokens[row, starts[row] : ends[row]].tolist(),
-            rollout.stop[row],
-            verdicts,
-            row,
-        )
-        for row in rows
-    ]
+    return [_of_row(setup, collected, row, group) for row in rows]
+
+
+def _of_row(setup: Setup, collected: Collected, row: int, group: int) -> dict[str, Any]:
+    rollout = collected.rollout
+    ids = rollout.tokens[row, rollout.prompt_length[row] : rollout.length[row]].tolist()
+    said = transcript(
+        setup,
+        collected.examples[row // group],
+        ids,
+        stop=rollout.stop[row],
+        outcome=rollout.outcome[row],
+        reward=rollout.reward[row],
+    )
+    parts = {name: float(values[row]) for name, values in collected.parts.items()}
+    return (
+        said | {"parts": parts} | ({"failure": collected.failures[row]} if row in collected.failures else {})
+    )

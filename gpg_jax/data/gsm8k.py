@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -23,6 +24,8 @@ class Gsm8kSource(Sequence[Example]):
         return len(self._records)
 
     def __getitem__(self, index: int) -> Example:
+        if not 0 <= index < len(self):
+            raise IndexError(f"problem {index} of {len(self)}")
         record = self._records[index]
         question, answer = (_text(record[name]) for name in ("question", "answer"))
         prompt = ({"role": "user", "content": f"{question} {INSTRUCTION}"},)
@@ -42,8 +45,11 @@ def gsm8k(split: str, *, data_dir: str | Path, source_dir: str | Path | None = N
     """
     from tensorflow_datasets.text.gsm8k import Gsm8k
 
-    builder = Gsm8k if source_dir is None else _local_builder(Gsm8k, Path(source_dir))
-    prepared = builder(data_dir=str(data_dir), file_format="array_record")
+    builder, folder = Gsm8k, Path(data_dir)
+    if source_dir is not None:
+        builder, digest = _local_builder(Gsm8k, Path(source_dir)), _digest(Path(source_dir))
+        folder = folder / digest  # other files are another preparation
+    prepared = builder(data_dir=str(folder), file_format="array_record")
     prepared.download_and_prepare()
     return Gsm8kSource(prepared.as_data_source(split=split))
 
@@ -61,8 +67,15 @@ def _local_builder(builder: type, folder: Path) -> type:
     from tensorflow_datasets.core import registered
 
     members = {"_split_generators": _split_generators, "__module__": builder.__module__}
-    with registered.skip_registering():
+    with registered.skip_registration():
         return type("Gsm8kFiles", (builder,), members)
+
+
+def _digest(folder: Path) -> str:
+    whole = hashlib.sha256()
+    for name in FILES.values():
+        whole.update((folder / name).read_bytes())
+    return whole.hexdigest()[:16]
 
 
 def _text(value: bytes | str) -> str:

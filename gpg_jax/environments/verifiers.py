@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import threading
 from collections.abc import Callable
 from fractions import Fraction
 from typing import Any
@@ -10,6 +11,9 @@ from typing import Any
 from gpg_jax.data.examples import Example
 
 Verifier = Callable[[str, Example], float]
+
+MATH_SECONDS = 5
+"""Seconds that math-verify may take to parse, and to compare."""
 
 _NUMBER = re.compile(r"-?(?:\d{1,3}(?:,\d{3})+(?:\.\d+)?|\d+(?:\.\d+)?|\.\d+)")
 _FINAL = re.compile(r"####\s*\$?\s*(-?\$?[\d,]*\.?\d+)")
@@ -43,14 +47,19 @@ def gsm8k_flexible(text: str, example: Example) -> float:
 def math_match(text: str, example: Example) -> float:
     """1 where math-verify finds the text's last expression equivalent to the answer.
 
-    Its time limits use signals, which only a main thread has, so they are off: call it in a process of
-    its own where a response can be hostile.
+    Parsing and comparing may take `MATH_SECONDS` each, past which the response is wrong. The limits use
+    signals, which only the main thread has.
+
+    Raises:
+      RuntimeError: outside the main thread, where a hostile response could not be stopped.
     """
     from math_verify import parse, verify
 
-    gold = parse(_as_latex(example.answer), parsing_timeout=None)
-    found = parse(text, parsing_timeout=None)
-    return float(bool(gold) and bool(found) and bool(verify(gold, found, timeout_seconds=None)))
+    if threading.current_thread() is not threading.main_thread():
+        raise RuntimeError("math_match keeps its time limits by signals: call it in the main thread")
+    gold = parse(_as_latex(example.answer), parsing_timeout=MATH_SECONDS)
+    found = parse(text, parsing_timeout=MATH_SECONDS)
+    return float(bool(gold) and bool(found) and bool(verify(gold, found, timeout_seconds=MATH_SECONDS)))
 
 
 def puzzle_match(extract: Callable[[str], str] = str.strip) -> Verifier:

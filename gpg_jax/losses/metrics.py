@@ -60,6 +60,7 @@ def loss_metrics(
     - `clip_fraction`: fraction of tokens of nonzero advantage whose ∂surrogate/∂ratio is 0.
     - `gate`: mean of (∂surrogate/∂ratio)/advantage over tokens of nonzero advantage: 1 is wide open.
     - `kl_old_k1`, `kl_old_k3`: KL(π_old‖π_θ) by k1 and k3, in nats a token.
+    - `sampler_gap`, `sampler_gap_max`: |log π_old − log π_behaviour|, in nats a token.
     - `entropy`: mean entropy, in nats, where the method asks for it.
     - `kl_reference`: k3 of KL(π_θ‖π_ref), in nats a token, where there is a reference.
 
@@ -82,6 +83,7 @@ def loss_metrics(
     gate = opening / jnp.where(signal, estimate.advantage, 1)
     count, signals = masked_sum(jnp.ones_like(ratio), mask), masked_sum(jnp.ones_like(ratio), signal)
     zeros = jnp.zeros_like(log_ratio)
+    gap = jnp.abs(batch.old.log_prob - batch.rollout.behaviour_log_prob)
     metrics: Metrics = {
         "ratio_mean": (masked_sum(ratio, mask), count),
         "ratio_max": masked_max(ratio, mask),
@@ -90,6 +92,8 @@ def loss_metrics(
         "gate": (masked_sum(gate, signal), signals),
         "kl_old_k1": (masked_sum(k1(zeros, log_ratio), mask), count),
         "kl_old_k3": (masked_sum(k3(zeros, log_ratio), mask), count),
+        "sampler_gap": (masked_sum(gap, mask), count),
+        "sampler_gap_max": masked_max(gap, mask),
     }
     if scores.entropy is not None:
         metrics["entropy"] = (masked_sum(scores.entropy, mask), count)
@@ -104,7 +108,6 @@ def rollout_metrics(batch: Batch, estimate: Estimate) -> Metrics:
     - `reward`, `outcome`, `length` (actions a row), `truncated`, `kept`: means over rows.
     - `signal_groups`: fraction of rows whose group's outcomes differ.
     - `advantage_mean`, `advantage_square`, `advantage_max` (of |A|), `correction`: over actions trained on.
-    - `sampler_gap`, `sampler_gap_max`: |log π_old − log π_behaviour|, in nats, over actions.
 
     Args:
       batch: the whole rollout, before it is split: groups are compared.
@@ -117,7 +120,6 @@ def rollout_metrics(batch: Batch, estimate: Estimate) -> Metrics:
     actions = jnp.asarray(rollout.action_mask)
     mask = (estimate.unit_ids >= 0) & estimate.keep[:, None]
     rows, count = jnp.float32(actions.shape[0]), jnp.sum(mask, dtype=jnp.float32)
-    gap = jnp.abs(batch.old.log_prob - rollout.behaviour_log_prob)
     differ = group_max(rollout.outcome, rollout.group) != group_min(rollout.outcome, rollout.group)
     return {
         "reward": (jnp.sum(rollout.reward), rows),
@@ -130,6 +132,4 @@ def rollout_metrics(batch: Batch, estimate: Estimate) -> Metrics:
         "advantage_square": (masked_sum(jnp.square(estimate.advantage), mask), count),
         "advantage_max": masked_max(jnp.abs(estimate.advantage), mask),
         "correction": (masked_sum(estimate.correction, mask), count),
-        "sampler_gap": (masked_sum(gap, actions), jnp.sum(actions, dtype=jnp.float32)),
-        "sampler_gap_max": masked_max(gap, actions),
     }

@@ -15,25 +15,13 @@ import jax
 import numpy as np
 from jax.experimental import multihost_utils
 
+from gpg_jax.data.examples import Example
 from gpg_jax.decoding.loop import Responses
 from gpg_jax.decoding.rollouts import Prompts, build_rollout, pad_prompts, response_ids
+from gpg_jax.environments.rewards import Judged
 from gpg_jax.types import Array, Params, Rollout
 
 Decode = Callable[[Params, Array, Array, Array, Array], Responses]
-
-
-class Verdicts(NamedTuple):
-    """What was said of B responses.
-
-    Attributes:
-      outcome: `float32[B]`, by the verifier.
-      reward: `float32[B]`, what is earned.
-      failures: texts of errors of reward functions, row -> sentence.
-    """
-
-    outcome: np.ndarray
-    reward: np.ndarray
-    failures: dict[int, str]
 
 
 class Collector(NamedTuple):
@@ -43,17 +31,17 @@ class Collector(NamedTuple):
       draw: () -> the next P examples of the training set.
       encode: example -> token ids of its prompt.
       decode: the compiled loop, see `decoding.sharded.compile_decode`.
-      judge: P examples, B responses as token ids -> verdicts; row b answers example `b // G`.
+      judge: B responses as token ids, their B examples -> outcomes and rewards.
       keep: `Rollout` -> `bool[B]`, rows that carry signal.
       prompt_slots: budget of a prompt in tokens.
       group: G.
       generations: batches of prompts that may be tried for one rollout; 1 without dynamic sampling.
     """
 
-    draw: Callable[[], Sequence[Any]]
-    encode: Callable[[Any], list[int]]
+    draw: Callable[[], Sequence[Example]]
+    encode: Callable[[Example], list[int]]
     decode: Decode
-    judge: Callable[[Sequence[Any], Sequence[list[int]]], Verdicts]
+    judge: Callable[[Sequence[list[int]], Sequence[Example]], Judged]
     keep: Callable[[Rollout], Array]
     prompt_slots: int
     group: int
@@ -63,7 +51,7 @@ class Collector(NamedTuple):
 class Asked(NamedTuple):
     """Prompts whose responses are on their way."""
 
-    examples: Sequence[Any]
+    examples: Sequence[Example]
     prompts: Prompts
     responses: Responses
 
@@ -74,14 +62,16 @@ class Collected(NamedTuple):
     Attributes:
       rollout: B rows in NumPy.
       examples: P examples.
-      failures: row -> what a reward function died of.
+      parts: name -> `float32[B]`, terms of the reward.
+      failures: row -> what a reward function did not survive.
       generations: batches of prompts that were decoded.
       offered: groups that were decoded.
       short: groups without signal that the batches allowed could not replace.
     """
 
     rollout: Rollout
-    examples: tuple[Any, ...]
+    examples: tuple[Example, ...]
+    parts: dict[str, np.ndarray]
     failures: dict[int, str]
     generations: int = 1
     offered: int = 0
@@ -142,11 +132,13 @@ def fetch(tree: Any) -> Any:
 def _answer(collector: Collector, asked: Asked, version: int) -> Collected:
     """Waits for the responses and has them judged."""
     responses = Responses(*fetch(asked.responses))
-    verdicts = collector.judge(asked.examples, response_ids(responses))
+    owners = [example for example in asked.examples for _ in range(collector.group)]
+    judged = collector.judge(response_ids(responses), owners)
     rollout = build_rollout(
-        asked.prompts, responses, outcome=verdicts.outcome, reward=verdicts.reward, version=version
+        asked.prompts, responses, outcome=judged.outcome, reward=judged.reward, version=version
     )
-    return Collected(rollout, tuple(asked.examples), verdicts.failures, offered=len(asked.examples))
+    failures = {failure.row: str(failure) for failure in judged.failures}
+    return Collected(rollout, tuple(asked.examples), judged.parts, failures, offered=len(asked.examples))
 
 
 def _kept_groups(collector: Collector, rollout: Rollout) -> np.ndarray:
@@ -163,6 +155,9 @@ def _choose(batches: Sequence[Collected], kept: Sequence[np.ndarray], group: int
     return Collected(
         rollout=_take([batch.rollout for batch in batches], rows, group),
         examples=tuple(examples[index] for index in picked),
+        parts={
+            name: np.concatenate([batch.parts[name] for batch in batches])[rows] for name in batches[0].parts
+        },
         failures=_renumber(batches, rows),
         generations=len(batches),
         offered=signal.size,

@@ -131,7 +131,8 @@ def _score_frozen_policies(program: Program, state: TrainState, rollout: Rollout
     """The rollout with the scores of the old policy and of the reference."""
     needs = program.method.needs
     if program.fresh:
-        old = Scores(jnp.asarray(rollout.behaviour_log_prob))
+        # Nothing may read these: what does so without saying "old" in its needs gets NaN.
+        old = Scores(jnp.full(rollout.tokens.shape, jnp.nan))
     else:
         old = _score_all(program, state.params, rollout, (needs & _OF_NETWORK) - {"kl_ref"})
     reference = None

@@ -25,7 +25,8 @@ SPECIAL = {"bos_token": "<s>", "eos_token": "</s>"}
 TEMPLATES = {
     "chatml": (
         "{% for message in messages %}{{'<|im_start|>' + message['role'] + '\n' + message['content'] + "
-        "'<|im_end|>' + '\n'}}{% endfor %}{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}\n"
+        "'<|im_end|>' + '\n'}}{% endfor %}"
+        "{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}\n"
     ),
     "dated": (
         "{{- bos_token }}\n{%- if not date_string is defined %}\n"

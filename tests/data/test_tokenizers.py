@@ -163,7 +163,9 @@ def test_byte_fallback():
 def test_ids_without_a_token_are_empty():
     description = {
         "decoder": {"type": "ByteLevel"}, "model": {"vocab": {"a": 0, "Ġ": 2}},
-        "added_tokens": [{"id": 5, "content": "<x>", "special": True}, {"id": 4, "content": "ü", "special": False}],
+        "added_tokens": [
+            {"id": 5, "content": "<x>", "special": True}, {"id": 4, "content": "ü", "special": False},
+        ],
     }  # fmt: skip
     assert bytes_of_tokens(description) == [b"a", b"", b" ", b"", "ü".encode(), b""]
 

@@ -40,6 +40,8 @@ def test_by_hand():
         "gate": 3 / 5,
         "kl_old_k1": -logs.mean(),
         "kl_old_k3": -logs.mean(),  # E[r] = 1 here
+        "sampler_gap": 0,
+        "sampler_gap_max": 0,
         "entropy": 0.5,
     }
     assert set(update) == set(expected)
