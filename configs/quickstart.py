@@ -27,7 +27,8 @@ def get_config() -> ConfigDict:
     config.schedule.steps = 25
     config.schedule.prompts = 8
     config.schedule.group = 8
-    config.evaluation.samples = 32
+    config.evaluation.samples = 40
     config.evaluation.batch = 16
     config.checkpoint.every = 25
+    config.output.kl = True
     return config

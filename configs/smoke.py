@@ -22,4 +22,5 @@ def get_config(method: str = "grpo") -> ConfigDict:
     config.schedule.prompts = 16
     config.schedule.group = 8
     config.checkpoint.every = 50
+    config.output.kl = True
     return config

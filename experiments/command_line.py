@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import runpy
 import sys
 from collections.abc import Callable, Iterator, Sequence
+from typing import NoReturn
 
 from absl import app, flags, logging
 from ml_collections import config_dict, config_flags
@@ -39,7 +41,7 @@ def sentences() -> Iterator[None]:
         stop(str(error))
 
 
-def stop(sentence: str) -> None:
+def stop(sentence: str) -> NoReturn:
     """Ends the program: the user has to change something."""
     print(f"error: {sentence}", file=sys.stderr)
     sys.exit(2)
@@ -47,32 +49,30 @@ def stop(sentence: str) -> None:
 
 def _parse(arguments: Sequence[str]) -> list[str]:
     try:
-        _check_names(arguments)
         return flags.FLAGS(list(arguments))
     except flags.Error as error:
-        return stop(str(error))
-    except (ValueError, TypeError, KeyError, AttributeError, OSError) as error:
-        # what configuration files and `config_flags` raise for values that they cannot take
-        return stop(f"{type(error).__name__} in the configuration: {error}")
+        stop(str(error))
+    except (AttributeError, KeyError) as error:
+        _name_the_unknown(arguments)
+        raise error
+    except (ValueError, TypeError, OSError) as error:  # of a configuration file, or a value that it refuses
+        stop(" ".join(str(error).split()))
 
 
-def _check_names(arguments: Sequence[str]) -> None:
-    """Raises a ValueError for `--config.KEY` where there is no KEY."""
-    first = flags.FlagValues()
-    holder = config_flags.DEFINE_config_file("config", None, flag_values=first)
-    first([argument for argument in arguments if not argument.startswith("--config.")], known_only=True)
-    if holder.value is None:
-        return
-    known = list(_keys(holder.value))
-    for argument in arguments:
-        name = argument.removeprefix("--config.").partition("=")[0]
-        if argument.startswith("--config.") and name not in known:
+def _name_the_unknown(arguments: Sequence[str]) -> None:
+    """Stops at the first `--config.KEY` for which there is no KEY."""
+    location = next(text.removeprefix("--config=") for text in arguments if text.startswith("--config="))
+    path, _, argument = location.partition(":")
+    known = list(_keys(runpy.run_path(path)["get_config"](*filter(None, [argument]))))
+    for text in arguments:
+        name = text.removeprefix("--config.").partition("=")[0]
+        if text.startswith("--config.") and name not in known:
             stop(f"there is no config key {name!r}; {nearest(name, known)}")
 
 
 def _keys(section: config_dict.ConfigDict, path: str = "") -> Iterator[str]:
     for name in section:
-        value = section.get_ref(name).get() if section.get_type(name) is None else section[name]
+        value = section[name]
         if isinstance(value, config_dict.ConfigDict):
             yield from _keys(value, f"{path}{name}.")
         else:

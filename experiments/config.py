@@ -199,7 +199,7 @@ class EvaluationConfig:
     Attributes:
       every: iterations between two evaluations; 0 for before and after alone.
       examples: of the held-out set, the first so many; 0 for all, -1 for no evaluation.
-      samples: sampled responses to each.
+      samples: sampled responses to each; 0 for greedy ones alone.
       greedy: whether the greedy response is judged as well.
       batch: prompts that are decoded at once.
     """
@@ -213,7 +213,9 @@ class EvaluationConfig:
     def __post_init__(self) -> None:
         _at_least("evaluation.every", self.every, 0)
         _at_least("evaluation.examples", self.examples, -1)
-        _at_least("evaluation.samples", self.samples, 1)
+        _at_least("evaluation.samples", self.samples, 0)
+        if not self.samples and not self.greedy:
+            raise ValueError("evaluation.samples is 0 and evaluation.greedy is off: there is nothing to ask")
         _at_least("evaluation.batch", self.batch, 1)
 
 
@@ -245,11 +247,14 @@ class OutputConfig:
       transcripts: rows of each rollout that are written out.
       rollouts: iterations between two rollouts that are saved whole; 0 for none.
       entropy: whether the policy's entropy is measured where the method does not need it.
+      kl: whether the KL to the first policy is measured where the method does not need it; it costs a copy
+        of the parameters and a forward pass a rollout.
     """
 
     transcripts: int = 4
     rollouts: int = 10
     entropy: bool = True
+    kl: bool = False
 
     def __post_init__(self) -> None:
         _at_least("output.transcripts", self.transcripts, 0)

@@ -18,17 +18,17 @@ from experiments import command_line, records
 from experiments.config import Experiment
 from experiments.evaluation import Answers, evaluate, make_evaluators
 from experiments.progress import say
-from experiments.reading import from_config_dict, nest
+from experiments.reading import from_config_dict
 from experiments.setup import Setup, build, first_state
 from experiments.statistics import pass_at_k
 from experiments.workdir import read_workdir
-from gpg_jax.training.checkpoints import load_step, open_checkpoints
+from gpg_jax.training.checkpoints import best_step, read_checkpoints, restore
 from gpg_jax.types import Params
 
 FLAGS = flags.FLAGS
 flags.DEFINE_string("workdir", None, "Folder of a run whose checkpoint is evaluated.")
 flags.DEFINE_string("checkpoint", "latest", "latest, best, or the number of an iteration.")
-flags.DEFINE_string("data", None, "Questions and answers, .jsonl or .parquet, in the place of the held-out set.")
+flags.DEFINE_string("data", None, "Questions and answers, .jsonl or .parquet, to ask instead.")
 flags.DEFINE_integer("examples", None, "The first so many examples; all by default.", lower_bound=1)
 flags.DEFINE_integer("samples", None, "Sampled responses to each; 0 for greedy ones alone.", lower_bound=0)
 flags.DEFINE_list("pass_at", [], "k of pass@k, at most the samples.")
@@ -50,3 +50,72 @@ def main() -> None:
         _show(console, evaluator.kind, answers)
         records.append(out, [{"kind": evaluator.kind, **row} for row in answers.transcripts])
     say(console, f"transcripts: {out}")
+
+
+def _base() -> Experiment:
+    """The configuration of the run or of the command line."""
+    given = command_line.config()
+    if (given is None) == (FLAGS.workdir is None):
+        raise ValueError("give either --workdir=FOLDER, for what a run has learnt, or --config=FILE.py")
+    return from_config_dict(Experiment, read_workdir(Path(FLAGS.workdir))) if given is None else given
+
+
+def _asked(config: Experiment) -> Experiment:
+    """The configuration with what the flags change."""
+    wanted = {"examples": FLAGS.examples, "samples": FLAGS.samples}
+    changed = {name: value for name, value in wanted.items() if value is not None}
+    evaluation = dataclasses.replace(config.evaluation, greedy=True, **changed)
+    task = config.task
+    if FLAGS.data is not None:
+        task = dataclasses.replace(task, name="files", train=FLAGS.data, held_out=FLAGS.data)
+    _ks(evaluation.samples)
+    return dataclasses.replace(config, evaluation=evaluation, task=task)
+
+
+def _ks(samples: int) -> list[int]:
+    """The k of pass@k."""
+    if wrong := [text for text in FLAGS.pass_at if not text.isdigit() or not 1 <= int(text) <= samples]:
+        raise ValueError(f"--pass_at={wrong[0]} is not a number from 1 to the {samples} samples a prompt")
+    return [int(text) for text in FLAGS.pass_at]
+
+
+def _out() -> Path:
+    path = Path(FLAGS.out or Path(FLAGS.workdir or ".") / "evaluation.jsonl")
+    if path.exists():
+        raise ValueError(f"{path} exists; remove it, or give another --out=FILE.jsonl")
+    if not path.parent.is_dir():
+        raise ValueError(f"there is no folder {path.parent} for --out={path}")
+    return path
+
+
+def _params(setup: Setup, console: Console) -> Params:
+    if FLAGS.workdir is None:
+        return first_state(setup).params
+    with read_checkpoints(Path(FLAGS.workdir) / "checkpoints") as checkpoints:
+        steps = None
+        if FLAGS.checkpoint == "best":
+            steps = [best_step(checkpoints)]
+        elif FLAGS.checkpoint.isdigit():
+            steps = [int(FLAGS.checkpoint)]
+        elif FLAGS.checkpoint != "latest":
+            raise ValueError(f"--checkpoint={FLAGS.checkpoint} is not latest, best, or a number")
+        restored = restore(checkpoints, setup.like, lambda text: say(console, text, "bold red"), steps)
+    if restored is None:
+        raise ValueError(f"the run in {FLAGS.workdir} has no checkpoint yet")
+    say(console, f"checkpoint of iteration {restored.step}")
+    return restored.state.params
+
+
+def _show(console: Console, kind: str, answers: Answers) -> None:
+    found = answers.accuracy
+    say(
+        console,
+        f"{kind} accuracy: {found}, {found.prompts} prompts × {found.samples} (95%, by prompt)",
+    )
+    if kind == "sampled":
+        for k in _ks(found.samples):
+            say(console, f"pass@{k}: {pass_at_k(answers.correct, k):.3f}")
+
+
+if __name__ == "__main__":
+    command_line.start(main)

@@ -18,6 +18,8 @@ from gpg_jax.decoding.sampling import Sampling
 from gpg_jax.training.collect import Decode, fetch
 from gpg_jax.types import Params
 
+GREEDY = Sampling(temperature=0.0)
+
 
 class Evaluator(NamedTuple):
     """A compiled way to ask.
@@ -52,10 +54,12 @@ class Answers(NamedTuple):
 def make_evaluators(setup: Setup) -> tuple[Evaluator, ...]:
     """The ways to ask that a configuration wants: sampled first."""
     wanted = setup.config.evaluation
-    sampled = Evaluator(setup, "sampled", wanted.samples, compiled_decode(setup, sampling_of(setup.config)))
-    if not wanted.greedy:
-        return (sampled,)
-    return sampled, Evaluator(setup, "greedy", 1, compiled_decode(setup, Sampling(temperature=0.0)))
+    kinds = {"sampled": (wanted.samples, sampling_of(setup.config)), "greedy": (wanted.greedy, GREEDY)}
+    return tuple(
+        Evaluator(setup, kind, int(samples), compiled_decode(setup, sampling))
+        for kind, (samples, sampling) in kinds.items()
+        if samples
+    )
 
 
 def evaluate(evaluator: Evaluator, params: Params, examples: Sequence[Example]) -> Answers:

@@ -55,4 +55,4 @@ def score(accuracies: Mapping[str, Mapping[str, float]], metrics: Mapping[str, f
     """What the best checkpoints are chosen by: the last held-out accuracy, without one the reward."""
     if not accuracies:
         return metrics["reward"]
-    return accuracies[max(accuracies, key=int)]["sampled"]
+    return next(iter(accuracies[max(accuracies, key=int)].values()))

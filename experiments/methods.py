@@ -7,6 +7,7 @@ import difflib
 import inspect
 import types
 import typing
+from collections.abc import Iterable
 from typing import Any
 
 from gpg_jax.algorithms import ALGORITHMS, GROUPED
@@ -25,21 +26,20 @@ def _plain(hint: Any) -> type | None:
     return kind if kind in (bool, int, float, str, tuple) else None
 
 
-def _own(name: str) -> dict[str, type]:
-    """Arguments of a constructor that a configuration can hold -> type."""
+def _own(name: str) -> dict[str, Any]:
+    """Arguments of a constructor that a configuration can hold -> annotation."""
     hints = typing.get_type_hints(ALGORITHMS[name])
-    named = (
-        parameter.name
-        for parameter in inspect.signature(ALGORITHMS[name]).parameters.values()
-        if parameter.kind is parameter.KEYWORD_ONLY
-    )
-    kinds = {argument: _plain(hints[argument]) for argument in named}
-    return {argument: kind for argument, kind in kinds.items() if kind is not None}
+    parameters = inspect.signature(ALGORITHMS[name]).parameters.values()
+    named = (parameter.name for parameter in parameters if parameter.kind is parameter.KEYWORD_ONLY)
+    return {argument: hints[argument] for argument in named if _plain(hints[argument]) is not None}
 
 
-_SHARED = {name: _plain(hint) or str for name, hint in typing.get_type_hints(Settings).items()}
-ARGUMENTS: dict[str, type] = _SHARED | {key: kind for name in ALGORITHMS for key, kind in _own(name).items()}
-"""Every argument of every method -> type."""
+_SHARED: dict[str, Any] = typing.get_type_hints(Settings)
+_OWN = {name: _own(name) for name in ALGORITHMS}
+ARGUMENTS: dict[str, type] = {
+    argument: _plain(hint) or str for hints in (_SHARED, *_OWN.values()) for argument, hint in hints.items()
+}
+"""Every argument of every method -> the type that a configuration holds."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -57,12 +57,14 @@ class MethodConfig:
     def __post_init__(self) -> None:
         if self.name not in ALGORITHMS:
             raise ValueError(f"method.name is {self.name!r}; {nearest(self.name, ALGORITHMS)}")
-        known = _SHARED | _own(self.name)
-        for argument in self.arguments:
+        known = _SHARED | _OWN[self.name]
+        for argument, value in self.arguments.items():
             if argument not in known:
                 raise ValueError(
                     f"the method {self.name!r} has no argument {argument!r}; {nearest(argument, known)}"
                 )
+            if value is None and type(None) not in typing.get_args(known[argument]):
+                raise ValueError(f"the argument {argument!r} of the method {self.name!r} cannot be None")
 
     def check_group(self, group: int) -> None:
         """Raises a ValueError if the method compares completions of a prompt and there is only one."""
@@ -85,7 +87,8 @@ def make_method(config: MethodConfig) -> Method:
         raise ValueError(f"the method {config.name!r} refuses its arguments: {error}") from error
 
 
-def nearest(name: str, known: Any) -> str:
-    """A sentence that says what was meant, or what there is."""
-    close = difflib.get_close_matches(name, list(known), n=1)
-    return f"the nearest is {close[0]!r}" if close else f"there are {', '.join(known)}"
+def nearest(name: str, known: Iterable[str]) -> str:
+    """What was meant, or what there is where nothing is like it and there is little."""
+    names = list(known)
+    close = difflib.get_close_matches(name, names, n=1, cutoff=0.6 if len(names) < 20 else 0.0)
+    return f"the nearest is {close[0]!r}" if close else f"there are {', '.join(names)}"

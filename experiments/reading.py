@@ -85,6 +85,8 @@ def _method_to_config_dict(method: MethodConfig) -> config_dict.ConfigDict:
 
 def _read_method(given: Mapping[str, Any]) -> MethodConfig:
     """Arguments without a value are the method's own; `none` names those that are None."""
+    if "arguments" in given:  # as a run's folder has it
+        return MethodConfig(name=given["name"], arguments=dict(given["arguments"]))
     for name in given:
         if name not in (*ARGUMENTS, "name", "none"):
             raise ValueError(f"there is no config key 'method.{name}'; {nearest(name, ARGUMENTS)}")

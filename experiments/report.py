@@ -48,15 +48,20 @@ def write_report(workdir: Path, title: str) -> Path:
 
 
 def _draw(axis: Axes, lines: Sequence[dict[str, Any]], name: str, unit: str, metrics: dict[str, str]) -> None:
+    """The curves of a panel; one that repeats another, or is 0 throughout, is left out."""
     axis.set_title(name, fontsize=11)
     axis.set_ylabel(unit, fontsize=9)
     axis.grid(alpha=0.25)
+    drawn: list[list[tuple[float, float]]] = []
     for metric, label in metrics.items():
         points = [(line["step"], line[metric]) for line in lines if isinstance(line.get(metric), float | int)]
-        if points:
+        if any(value for _, value in points) and points not in drawn:
             axis.plot(*zip(*points, strict=True), label=label, linewidth=1.6)
-    if not axis.lines:
-        axis.text(0.5, 0.5, "not measured in this run", ha="center", transform=axis.transAxes, color="grey")
+            drawn.append(points)
+    if not drawn:
+        axis.text(
+            0.5, 0.5, "0, or not measured in this run", ha="center", transform=axis.transAxes, color="grey"
+        )
 
 
 def _draw_evaluations(axis: Axes, lines: Sequence[dict[str, Any]]) -> None:

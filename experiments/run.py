@@ -150,7 +150,7 @@ def keep(run: Run, iteration: Iteration, metrics: dict[str, float]) -> None:
 
 def hold_out(run: Run, step: int, params: Params) -> None:
     """Asks the held-out examples in every way that is wanted, and writes what came of it."""
-    found = {}
+    found: dict[str, float] = {}
     for evaluator in run.evaluators:
         answers = evaluate(evaluator, params, run.setup.task.held_out)
         name, result = f"held_out/{evaluator.kind}", answers.accuracy
@@ -170,10 +170,11 @@ def conclude(console: Console, workdir: Path, accuracies: Accuracies, last: int)
         ends = (sum(part) / len(part) for part in (rewards[:10], rewards[-10:]))
         say(console, "reward, mean of the first and of the last 10 iterations: {:.3f} → {:.3f}".format(*ends))
         return
-    for kind in ("greedy", "sampled"):
-        if kind in accuracies[str(last)]:
-            change = f"{accuracies['0'][kind]:.3f} → {accuracies[str(last)][kind]:.3f}"
-            say(console, f"held-out accuracy{', greedy' if kind == 'greedy' else ''}: {change}")
+    first, final = accuracies["0"], accuracies[str(last)]
+    main, *others = final
+    for kind in others:
+        say(console, f"held-out accuracy, {kind}: {first[kind]:.3f} → {final[kind]:.3f}")
+    say(console, f"held-out accuracy: {first[main]:.3f} → {final[main]:.3f}")
 
 
 def _due(step: int, every: int) -> bool:

@@ -54,11 +54,12 @@ def derive(config: Experiment, devices: list[jax.Device] | None = None) -> Sched
     """
     sizes, mesh = config.schedule, make_mesh(config.mesh, devices)
     shards = row_shards(mesh)
-    if sizes.prompts % shards:
-        raise ValueError(
-            f"schedule.prompts is {sizes.prompts}, and the prompts are decoded on {shards} replicas "
-            f"(mesh data × fsdp); choose a multiple of {shards}"
-        )
+    for key, count in (("schedule.prompts", sizes.prompts), ("evaluation.batch", config.evaluation.batch)):
+        if count % shards:
+            raise ValueError(
+                f"{key} is {count}, and prompts are decoded on {shards} replicas (mesh data × fsdp); "
+                f"choose a multiple of {shards}"
+            )
     plan = Plan(
         layout=Layout(config.task.prompt_tokens, config.sampling.new_tokens, sizes.group),
         rows=sizes.prompts * sizes.group,

@@ -151,8 +151,10 @@ def count(params: Params) -> int:
 
 
 def _method(config: Experiment) -> Method:
-    method = make_method(config.method)
-    return method._replace(needs=method.needs | {"entropy"}) if config.output.entropy else method
+    """The method, with what is only watched among its needs."""
+    method, output = make_method(config.method), config.output
+    watched = {name for name, wanted in (("entropy", output.entropy), ("reference", output.kl)) if wanted}
+    return method._replace(needs=method.needs | watched)
 
 
 def _load_model(config: ModelConfig, tokenizer: Tokenizer) -> tuple[Architecture, Params | None]:

@@ -8,6 +8,7 @@ from typing import NamedTuple
 
 from experiments.config import Experiment, TaskConfig
 from experiments.functions import FUNCTIONS
+from experiments.methods import nearest
 from gpg_jax.data import arithmetic, files, gsm8k, puzzles, reversal
 from gpg_jax.data.chat import chat_tokens, load_chat_template
 from gpg_jax.data.examples import Example
@@ -50,7 +51,7 @@ def load_task(config: Experiment) -> Task:
     """
     task, name = config.task, config.model.name
     if task.name not in TASKS:
-        raise ValueError(f"task.name is {task.name!r}; there are {', '.join(TASKS)}")
+        raise ValueError(f"task.name is {task.name!r}; {nearest(task.name, TASKS)}")
     folder = None if name is None else pretrained_folder(name, config.model.revision)
     tokenizer = character_tokenizer(task.alphabet) if folder is None else load_tokenizer(folder)
     encode = _encoder(task, tokenizer, folder)

@@ -32,7 +32,7 @@ def transcript(
         "answer": example.answer,
         "metadata": dict(example.metadata),
         "tokens": len(ids),
-        "stop": STOPS[int(stop)],
+        "stop": STOPS[stop],
         "outcome": float(outcome),
         "reward": float(reward),
     }
@@ -58,9 +58,9 @@ def _of_row(setup: Setup, collected: Collected, row: int, group: int) -> dict[st
         setup,
         collected.examples[row // group],
         ids,
-        stop=rollout.stop[row],
-        outcome=rollout.outcome[row],
-        reward=rollout.reward[row],
+        stop=int(rollout.stop[row]),
+        outcome=float(rollout.outcome[row]),
+        reward=float(rollout.reward[row]),
     )
     parts = {name: float(values[row]) for name, values in collected.parts.items()}
     return (

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 import tempfile
@@ -39,7 +40,7 @@ def check_workdir(workdir: Path, config: Experiment) -> None:
         if left:
             raise ValueError(f"workdir {str(workdir)!r} has {left[0]} and no {CONFIG}; give another folder")
         return
-    changed = _differences(_read(owner), flatten(config))
+    changed = _differences(flatten(_read(owner)), flatten(config))
     if changed:
         raise ValueError(
             f"workdir {str(workdir)!r} belongs to another run: {'; '.join(changed)}. "
@@ -56,12 +57,12 @@ def claim(workdir: Path, config: Experiment) -> None:
     """
     workdir.mkdir(parents=True, exist_ok=True)
     scratch = workdir / f".{CONFIG}"
-    scratch.write_text(json.dumps(flatten(config), indent=1, ensure_ascii=False))
+    scratch.write_text(json.dumps(dataclasses.asdict(config), indent=1, ensure_ascii=False))
     os.replace(scratch, workdir / CONFIG)
 
 
 def read_workdir(workdir: Path) -> dict[str, Any]:
-    """The configuration of the run in a folder, dotted key -> value.
+    """The configuration of the run in a folder, sections nested.
 
     Raises:
       ValueError: no run there.

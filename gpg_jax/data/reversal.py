@@ -22,8 +22,15 @@ def reversal(length: int = LENGTH, symbols: str = SYMBOLS) -> list[Example]:
 
     Args:
       length: symbols of a prompt, at least 1.
-      symbols: what they are drawn from.
+      symbols: what they are drawn from, each once and none of them `END`.
+
+    Raises:
+      ValueError: no symbols to write, or symbols that cannot be told apart.
     """
+    if length < 1 or not symbols:
+        raise ValueError(f"a prompt of {length} of the symbols {symbols!r} is empty; give at least one")
+    if len(set(symbols + END)) < len(symbols) + 1:
+        raise ValueError(f"the symbols {symbols!r} must all differ, also from {END!r}, which ends a prompt")
     words = ("".join(letters) for letters in itertools.product(symbols, repeat=length))
     return [Example(word + END, word[::-1]) for word in words]
 

@@ -6,7 +6,7 @@ the function's name, the error and the row's text, the row's outcome and reward 
 
 from __future__ import annotations
 
-import math
+import traceback
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
@@ -15,6 +15,8 @@ import numpy as np
 from gpg_jax.data.examples import Example
 
 RewardFunction = Callable[[str, Example], float]
+
+_LARGEST = float(np.finfo(np.float32).max)
 
 
 class Reward(NamedTuple):
@@ -43,7 +45,7 @@ class Judged(NamedTuple):
     Attributes:
       outcome: `float32[B]`, the verifier's word, 0 where the row failed.
       reward: `float32[B]`, Σ weight · part, 0 where the row failed.
-      parts: name -> `float32[B]`.
+      parts: name -> `float32[B]`, 0 where that function failed.
       failed: `bool[B]`.
       failures: what failed, in the order of rows and terms.
     """
@@ -70,23 +72,22 @@ def judge(
       terms: of the reward; the outcome itself for none.
 
     Raises:
-      ValueError: texts and examples that do not match, or two terms of one name.
+      ValueError: texts and examples that do not match, two terms of one name, or a weight that is not
+        finite.
     """
     if len(texts) != len(examples):
         raise ValueError(f"{len(texts)} texts and {len(examples)} examples; there must be one a row")
     terms = tuple(terms) or (Reward("outcome", verifier),)
-    names = [term.name for term in terms]
-    if len(set(names)) < len(names):
-        raise ValueError(f"the rewards {names} have a name twice; give each its own")
+    _check_terms(terms)
     failures: list[Failure] = []
     outcome = _apply("verifier", verifier, texts, examples, failures)
     parts = {
         term.name: outcome if term.function is verifier else _apply(*term[:2], texts, examples, failures)
         for term in terms
     }
+    total = _weighted_sum(terms, parts, texts, failures)
     failed = np.zeros(len(texts), bool)
     failed[[failure.row for failure in failures]] = True
-    total = np.sum([np.float32(term.weight) * parts[term.name] for term in terms], axis=0, dtype=np.float32)
     return Judged(
         outcome=np.where(failed, np.float32(0), outcome),
         reward=np.where(failed, np.float32(0), total),
@@ -94,6 +95,15 @@ def judge(
         failed=failed,
         failures=tuple(sorted(failures, key=lambda failure: failure.row)),
     )
+
+
+def _check_terms(terms: Sequence[Reward]) -> None:
+    names = [term.name for term in terms]
+    if len(set(names)) < len(names):
+        raise ValueError(f"the rewards {names} have a name twice; give each its own")
+    for term in terms:
+        if not abs(term.weight) <= _LARGEST:
+            raise ValueError(f"the weight of reward {term.name!r} is {term.weight}; it must be finite")
 
 
 def _apply(
@@ -106,11 +116,30 @@ def _apply(
     values = np.zeros(len(texts), np.float32)
     for row, (text, example) in enumerate(zip(texts, examples, strict=True)):
         try:
-            value = float(function(text, example))
-            if not math.isfinite(value):
-                raise ValueError(f"it returned {value}")
+            values[row] = _number(function(text, example))
         except Exception as error:  # user code: whatever it does, the run goes on
-            failures.append(Failure(row, name, f"{type(error).__name__}: {error}", text))
-        else:
-            values[row] = value
+            failures.append(Failure(row, name, _sentence(error), text))
     return values
+
+
+def _number(value: object) -> float:
+    """A finite number as a float: `float` alone would read texts, and arrays of one entry."""
+    if isinstance(value, (str, bytes)) or np.ndim(value):  # type: ignore[arg-type]
+        raise TypeError(f"it returned {value!r}, which is not a number")
+    number = float(value)  # type: ignore[arg-type]
+    if not abs(number) <= _LARGEST:
+        raise ValueError(f"it returned {number}, which is not a finite float32")
+    return number
+
+
+def _weighted_sum(
+    terms: Sequence[Reward], parts: dict[str, np.ndarray], texts: Sequence[str], failures: list[Failure]
+) -> np.ndarray:
+    total = sum(term.weight * parts[term.name].astype(np.float64) for term in terms)
+    for row in np.flatnonzero(np.abs(total) > _LARGEST):
+        failures.append(Failure(int(row), "sum", f"the weighted sum is {total[row]}", texts[row]))
+    return np.where(np.abs(total) > _LARGEST, 0, total).astype(np.float32)
+
+
+def _sentence(error: Exception) -> str:
+    return "".join(traceback.format_exception_only(error)).strip()

@@ -6,17 +6,18 @@ import re
 import threading
 from collections.abc import Callable
 from fractions import Fraction
-from typing import Any
 
 from gpg_jax.data.examples import Example
+from gpg_jax.data.puzzles import is_right
 
 Verifier = Callable[[str, Example], float]
 
 MATH_SECONDS = 5
 """Seconds that math-verify may take to parse, and to compare."""
 
-_NUMBER = re.compile(r"-?(?:\d{1,3}(?:,\d{3})+(?:\.\d+)?|\d+(?:\.\d+)?|\.\d+)")
-_FINAL = re.compile(r"####\s*\$?\s*(-?\$?[\d,]*\.?\d+)")
+_DIGITS = r"(?:\d{1,3}(?:,\d{3})+(?!\d)(?:\.\d+)?|\d+(?:\.\d+)?|\.\d+)"
+_NUMBER = re.compile(rf"((?<![\w)])[-−])?\$?({_DIGITS})")
+_FINAL = re.compile(rf"####\s*\$?\s*([-−])?\s*\$?({_DIGITS})")
 
 
 def exact_match(text: str, example: Example) -> float:
@@ -30,12 +31,15 @@ def first_line_match(text: str, example: Example) -> float:
 
 
 def last_number_match(text: str, example: Example) -> float:
-    """1 where the last number of the text equals the last number of the answer."""
+    """1 where the last number of the text equals the last number of the answer.
+
+    A minus behind a digit, letter or bracket is a difference or a range, no sign.
+    """
     return float(_equal(_last_number(text), _last_number(example.answer)))
 
 
 def gsm8k_strict(text: str, example: Example) -> float:
-    """1 where the number behind the text's last `####` equals the one in the answer (verl's "strict")."""
+    """1 where the text's last number behind a `####` equals the answer's (verl's "strict")."""
     return float(_equal(_final_number(text), _final_number(example.answer)))
 
 
@@ -66,24 +70,14 @@ def puzzle_match(extract: Callable[[str], str] = str.strip) -> Verifier:
     """Judges examples of `data.puzzles`: all or nothing.
 
     The answer is extracted first and a partial score is 0: a scorer's credit for an answer that stands
-    somewhere in the text, or for trying, is not earned. The gold answer itself is always right, and a
-    scorer that raises on an answer has refused it.
+    somewhere in the text, or for trying, is not earned (`data.puzzles.is_right`).
 
     Args:
       extract: response -> the answer in it.
     """
 
     def verify(text: str, example: Example) -> float:
-        import reasoning_gym
-
-        answer = extract(text)
-        if answer == example.answer:
-            return 1.0
-        score = reasoning_gym.get_score_answer_fn(example.metadata["puzzle"])
-        try:
-            return float(score(answer, example.metadata["entry"]) >= 1.0)
-        except (ValueError, TypeError, KeyError, IndexError, ZeroDivisionError, OverflowError):
-            return 0.0
+        return float(is_right(extract(text), example))
 
     return verify
 
@@ -99,24 +93,23 @@ VERIFIERS: dict[str, Verifier] = {
 """Verifiers by name."""
 
 
-def _value(number: str) -> Fraction | None:
-    try:
-        return Fraction(number.replace(",", "").replace("$", ""))
-    except (ValueError, ZeroDivisionError):
+def _last_number(text: str, pattern: re.Pattern[str] = _NUMBER) -> Fraction | None:
+    found = pattern.findall(text)
+    if not found:
         return None
-
-
-def _last_number(text: str) -> Fraction | None:
-    found = _NUMBER.findall(text)
-    return _value(found[-1]) if found else None
+    sign, digits = found[-1]
+    try:
+        value = Fraction(digits.replace(",", ""))
+    except ValueError:  # more digits than Python reads
+        return None
+    return -value if sign else value
 
 
 def _final_number(text: str) -> Fraction | None:
-    found = _FINAL.findall(text)
-    return _value(found[-1]) if found else None
+    return _last_number(text, _FINAL)
 
 
-def _equal(one: Any, other: Any) -> bool:
+def _equal(one: Fraction | None, other: Fraction | None) -> bool:
     return one is not None and one == other
 
 

@@ -9,9 +9,9 @@ from __future__ import annotations
 
 import json
 import zlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeAlias
 
 import jax
 import numpy as np
@@ -19,7 +19,7 @@ from orbax.checkpoint import v1 as ocp
 
 from gpg_jax.training.digest import digests
 
-Checkpoints = ocp.training.Checkpointer
+Checkpoints: TypeAlias = ocp.training.Checkpointer
 _POLICIES = ocp.training.preservation_policies
 
 
@@ -75,6 +75,35 @@ def open_checkpoints(directory: Path | str, *, keep_latest: int = 2, keep_best: 
         raise ValueError(f"checkpoints cannot be kept in {str(directory)!r}: {error}") from error
 
 
+def read_checkpoints(directory: Path | str) -> Checkpoints:
+    """The checkpoints of a folder to read alone: a run that is still writing there is not disturbed.
+
+    Args:
+      directory: of checkpoints.
+
+    Raises:
+      ValueError: no such folder.
+    """
+    if not Path(directory).is_dir():
+        raise ValueError(f"there are no checkpoints in {str(directory)!r}")
+    return Checkpoints(Path(directory).absolute())
+
+
+def best_step(checkpoints: Checkpoints) -> int:
+    """The step of the highest score, the latest of equal ones.
+
+    Args:
+      checkpoints: from `open_checkpoints` or `read_checkpoints`.
+
+    Raises:
+      ValueError: no checkpoint with a score.
+    """
+    scored = [(known.metrics["score"], known.step) for known in checkpoints.checkpoints if known.metrics]
+    if not scored:
+        raise ValueError(f"no checkpoint in {checkpoints.directory} has a score")
+    return max(scored)[1]
+
+
 def save(
     checkpoints: Checkpoints, step: int, state: Any, host: Mapping[str, Any], *, score: float
 ) -> ocp.AsyncResponse[bool]:
@@ -110,22 +139,29 @@ def save(
     return response
 
 
-def restore(checkpoints: Checkpoints, like: Any, report: Callable[[str], None]) -> Restored | None:
+def restore(
+    checkpoints: Checkpoints, like: Any, report: Callable[[str], None], steps: Sequence[int] | None = None
+) -> Restored | None:
     """The newest checkpoint that is sound.
 
     Args:
       checkpoints: from `open_checkpoints`.
       like: a template of the state, see `template`; the result lies on its mesh.
       report: told of every checkpoint that is damaged, in a sentence.
+      steps: those to consider; all of them for None.
 
     Returns:
       The checkpoint, or None where there is none at all.
 
     Raises:
-      ValueError: a sound checkpoint of another state, or none that is sound among some.
+      ValueError: a sound checkpoint of another state, none that is sound among some, or a step that is not
+        there.
     """
     damaged: dict[int, str] = {}
-    for step in sorted((known.step for known in checkpoints.checkpoints), reverse=True):
+    there = [known.step for known in checkpoints.checkpoints]
+    if unknown := sorted(set(steps or ()) - set(there)):
+        raise ValueError(f"there is no checkpoint {unknown[0]} in {checkpoints.directory}; there are {there}")
+    for step in sorted(there if steps is None else steps, reverse=True):
         try:
             return Restored(step, *_load(checkpoints, step, like), damaged)
         except _DamagedError as error:
@@ -134,7 +170,7 @@ def restore(checkpoints: Checkpoints, like: Any, report: Callable[[str], None]) 
     if damaged:
         raise ValueError(
             f"no checkpoint in {checkpoints.directory} is sound (steps {sorted(damaged)}); "
-            "remove that folder to start again from the first step"
+            "remove that folder to start the run again from its first step"
         )
     return None
 

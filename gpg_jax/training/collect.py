@@ -143,7 +143,8 @@ def _answer(collector: Collector, asked: Asked, version: int) -> Collected:
 
 def _kept_groups(collector: Collector, rollout: Rollout) -> np.ndarray:
     """`bool[P]`: groups of which the method keeps any row."""
-    return np.asarray(collector.keep(rollout)).reshape(-1, collector.group).any(axis=1)
+    kept = np.asarray(collector.keep(rollout)).reshape(-1, collector.group)
+    return np.any(kept, axis=1)
 
 
 def _choose(batches: Sequence[Collected], kept: Sequence[np.ndarray], group: int) -> Collected:

@@ -1,0 +1,173 @@
+"""Configurations: read, refused in sentences, and what they come to."""
+
+import dataclasses
+import json
+
+import jax
+import pytest
+
+from experiments.config import Experiment, default_config
+from experiments.methods import ARGUMENTS, make_method
+from experiments.reading import flatten, from_config_dict
+from experiments.schedule import derive
+from experiments.tasks import load_task
+from gpg_jax.algorithms import ALGORITHMS
+
+
+def read(**changes) -> Experiment:
+    """The default configuration with dotted keys changed, `__` for the dot."""
+    config = default_config().to_dict()
+    for key, value in changes.items():
+        section, _, name = key.rpartition("__")
+        (config[section] if section else config)[name] = value
+    return from_config_dict(Experiment, config)
+
+
+def test_the_defaults_come_back():
+    assert read() == Experiment()
+
+
+def test_values_are_typed():
+    config = read(optimizer__learning_rate=1, mesh=(2, 2, 2), sampling__stop="\n", model__name="x")
+    assert isinstance(config.optimizer.learning_rate, float) and config.mesh == (2, 2, 2)
+    assert config.sampling.stop == ("\n",) and config.model.name == "x"
+
+
+def test_method_arguments_are_those_given():
+    config = read(method__name="dapo", method__clip_high=0.3, method__none="overlong_cache")
+    assert config.method.arguments == {"clip_high": 0.3, "overlong_cache": None}
+    assert make_method(config.method).resample
+
+
+def test_every_method_has_all_its_plain_arguments():
+    assert {"clip", "clip_low", "discount", "unit_count", "kl_coefficient", "convention"} <= set(ARGUMENTS)
+    assert not {"rows", "norms", "units", "options"} & set(ARGUMENTS)
+
+
+def test_json_keeps_a_configuration():
+    config = read(
+        method__name="gspo", method__clip_low=0.1, method__none="dual_clip", task__rewards={"exact": 2.0}
+    )
+    again = from_config_dict(Experiment, json.loads(json.dumps(dataclasses.asdict(config))))
+    assert again == config
+    assert flatten(json.loads(json.dumps(dataclasses.asdict(config)))) == flatten(config)
+
+
+SENTENCES = {
+    "unknown section": (dict(optimiser=3), r"no config key 'optimiser'; the nearest is 'optimizer'"),
+    "unknown key": (dict(schedule__step=3), r"no config key 'schedule.step'; the nearest is 'steps'"),
+    "unknown argument": (dict(method__clpi=0.1), r"no config key 'method.clpi'; the nearest is 'clip'"),
+    "argument of another method": (
+        dict(method__clip_low=0.1),
+        r"the method 'grpo' has no argument 'clip_low'; the nearest is 'clip'",
+    ),
+    "argument that cannot be None": (dict(method__none="clip"), r"argument 'clip' .* cannot be None"),
+    "none of an unknown argument": (dict(method__none="clop"), r"method.none names 'clop'; .* is 'clip'"),
+    "unknown method": (dict(method__name="grop"), r"method.name is 'grop'; the nearest is 'grpo'"),
+    "wrong type": (dict(schedule__prompts="many"), r"prompts is 'many', of type str; it must be int"),
+    "a truth value for a number": (dict(schedule__prompts=True), r"schedule.prompts is True, of type bool"),
+    "below its least": (dict(schedule__group=0), r"schedule.group is 0; it must be at least 1"),
+    "group of one": (dict(schedule__group=1), r"group is 1, and the baseline of 'grpo' .* take 2 or more"),
+    "greedy": (dict(sampling__temperature=0.0), r"temperature is 0.0: a greedy rollout cannot be trained on"),
+    "decay": (dict(optimizer__decay="step"), r"decay is 'step'; it must be 'constant' or 'linear' or"),
+    "learning rate": (dict(optimizer__learning_rate=0.0), r"learning_rate is 0.0; it must be above 0"),
+    "clip": (dict(optimizer__clip_norm=0.0), r"clip_norm is 0.0; it must be above 0, or None"),
+    "dtype": (dict(model__dtype="float16"), r"model.dtype is 'float16'; it must be 'float32' or 'bfloat16'"),
+    "verifier": (dict(task__verifier="exat"), r"no verifier or reward 'exat'; the nearest is 'exact'"),
+    "reward": (dict(task__rewards={"exat": 1.0}), r"no verifier or reward 'exat'"),
+    "nothing to ask": (dict(evaluation__samples=0, evaluation__greedy=False), r"there is nothing to ask"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("changes, sentence", SENTENCES.values(), ids=SENTENCES)
+def test_bad_values_are_sentences(changes, sentence):
+    with pytest.raises(ValueError, match=sentence):
+        read(**changes)
+
+
+def test_a_group_of_one_is_for_methods_without_a_group_baseline():
+    assert read(schedule__group=1, method__name="reinforce_running").schedule.group == 1
+
+
+@pytest.mark.parametrize("name", ALGORITHMS)
+def test_every_method_is_made_by_name(name):
+    assert make_method(read(method__name=name).method).objective
+
+
+def test_a_method_refuses_in_a_sentence():
+    with pytest.raises(ValueError, match="'grpo' refuses its arguments: kl_coefficient must not be negative"):
+        make_method(read(method__kl_coefficient=-1.0).method)
+
+
+def test_the_derived_schedule():
+    """16 prompts × 4 in 2 epochs of 2 minibatches: 64 rows, 32 an update, 16 a micro-batch, 2 a device."""
+    changes = dict(prompts=16, group=4, epochs=2, minibatches=2, micro_batches=2, steps=5)
+    config = read(**{f"schedule__{key}": value for key, value in changes.items()}, sampling__new_tokens=7)
+    schedule = derive(config)
+    plan = schedule.plan
+    assert (plan.rows, plan.minibatch_rows, plan.micro_rows, plan.shards) == (64, 32, 16, 8)
+    assert (plan.updates, schedule.updates, schedule.new_tokens) == (4, 20, 448)
+    assert plan.layout.length == config.task.prompt_tokens + 7
+    assert dict(schedule.mesh.shape) == {"data": 8, "fsdp": 1, "tensor": 1}
+
+
+@pytest.mark.parametrize(
+    "changes, sentence",
+    [
+        (dict(schedule__prompts=12), r"schedule.prompts is 12, .* on 8 replicas .* choose a multiple of 8"),
+        (dict(evaluation__batch=12), r"evaluation.batch is 12, .* choose a multiple of 8"),
+        (dict(mesh=(3, 1, 1)), r"mesh \(3, 1, 1\) needs 3 devices and there are 8"),
+        (dict(schedule__minibatches=3), r"cannot be cut into 3 minibatches"),
+        (dict(schedule__micro_batches=3), r"cannot be cut into 3 micro-batches on 8 devices"),
+    ],
+)
+def test_sizes_that_do_not_divide(changes, sentence):
+    with pytest.raises(ValueError, match=sentence):
+        derive(read(**changes))
+
+
+def test_one_device_takes_what_eight_do_not():
+    assert derive(read(schedule__prompts=3), jax.devices()[:1]).plan.shards == 1
+
+
+def test_prompts_beyond_the_budget(tmp_path):
+    with pytest.raises(
+        ValueError, match=r"25 of 25 prompts are longer than task.prompt_tokens=2, the longest 3"
+    ):
+        load_task(read(task__prompt_tokens=2))
+    path = tmp_path / "data.jsonl"
+    path.write_text("".join(json.dumps({"question": text, "answer": "a"}) + "\n" for text in ("ab", "abc")))
+    chosen = dict(task__name="files", task__train=str(path), task__prompt_tokens=2)
+    with pytest.raises(ValueError, match="1 of 2 prompts are longer"):
+        load_task(read(**chosen))
+    task = load_task(read(**chosen, task__drop_long=True, task__held_out=str(path)))
+    assert [example.prompt for example in task.held_out] == ["ab"]
+    assert {example.prompt for example in next(task.batches)} == {"ab"}
+
+
+def test_rows_without_an_answer_that_can_be_read(tmp_path):
+    path = tmp_path / "data.jsonl"
+    rows = [{"question": "ab", "answer": "so it is #### 5"}, {"question": "cd", "answer": "it is 5"}]
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    chosen = dict(task__name="files", task__train=str(path), task__verifier="gsm8k_strict")
+    with pytest.raises(ValueError, match="does not accept the gold answer 'it is 5' of example 1"):
+        load_task(read(**chosen))
+    path.write_text(json.dumps({"question": "ab"}) + "\n")
+    with pytest.raises(ValueError, match="line 1 has no 'answer'"):
+        load_task(read(**chosen))
+
+
+def test_files_and_tasks_that_are_not_there(tmp_path):
+    with pytest.raises(ValueError, match=r"task.name is 'reverse'; the nearest is 'reversal'"):
+        load_task(read(task__name="reverse"))
+    with pytest.raises(ValueError, match=r"task.train is not given"):
+        load_task(read(task__name="files"))
+    with pytest.raises(ValueError, match="there is no file"):
+        load_task(read(task__name="files", task__train=str(tmp_path / "none.jsonl")))
+    with pytest.raises(ValueError, match="there is no folder"):
+        load_task(read(model__name=str(tmp_path / "none")))
+
+
+def test_plain_models_have_no_chat_template(tmp_path):
+    with pytest.raises(ValueError, match="a model from scratch has no chat template"):
+        load_task(read(task__chat=True))
