@@ -16,6 +16,7 @@ from gpg_jax.types import Rollout
 METRICS = "metrics.jsonl"
 TRANSCRIPTS = "transcripts.jsonl"
 EVALUATIONS = "evaluations.jsonl"
+FIELDS = tuple(Rollout.__annotations__)
 
 
 class Output(NamedTuple):
@@ -62,7 +63,7 @@ def write_rollout(path: Path, rollout: Rollout) -> Path:
     path.parent.mkdir(exist_ok=True)
     scratch = path.with_suffix(".tmp")
     with scratch.open("wb") as file:
-        np.savez_compressed(file, **dict(rollout.items()))
+        np.savez_compressed(file, **{name: getattr(rollout, name) for name in FIELDS})
     os.replace(scratch, path)
     return path
 

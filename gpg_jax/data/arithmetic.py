@@ -37,7 +37,9 @@ def split_pairs(seed: int = 0, fraction: float = 0.25) -> tuple[list[tuple[int, 
     random.Random(seed).shuffle(pairs)
     count = round(fraction * len(pairs))
     if not 0 < count < len(pairs):
-        raise ValueError(f"a fraction of {fraction} holds out {count} of {len(pairs)} pairs; choose 0.25, say")
+        raise ValueError(
+            f"a fraction of {fraction} holds out {count} of {len(pairs)} pairs; choose 0.25, say"
+        )
     return sorted(pairs[count:]), sorted(pairs[:count])
 
 

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
-from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -100,9 +98,7 @@ def _parse(line: bytes, place: str) -> dict[str, Any]:
 def _example(row: dict[str, Any], question: str, answer: str, place: str) -> Example:
     for field in (question, answer):
         if _is_empty(row.get(field)):
-            raise ValueError(
-                f"{place} has no {field!r}; its fields are {sorted(row)} ({_ADVICE})"
-            )
+            raise ValueError(f"{place} has no {field!r}; its fields are {sorted(row)} ({_ADVICE})")
     rest = {name: value for name, value in row.items() if name not in (question, answer)}
     return Example(_prompt(row[question], place), _answer(row[answer], place), rest)
 
@@ -133,7 +129,9 @@ def _prompt(asked: Any, place: str) -> str | tuple[Message, ...]:
         return asked
     if isinstance(asked, list) and all(_is_message(message) for message in asked):
         return tuple({"role": message["role"], "content": message["content"]} for message in asked)
-    raise ValueError(f"{place} asks {asked!r}; a prompt is a text or a list of messages with role and content")
+    raise ValueError(
+        f"{place} asks {asked!r}; a prompt is a text or a list of messages with role and content"
+    )
 
 
 def _is_message(message: Any) -> bool:

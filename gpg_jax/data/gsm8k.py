@@ -5,12 +5,13 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, overload
 
 from gpg_jax.data.examples import Example
+from gpg_jax.data.files import read_jsonl
 
 FILES: Mapping[str, str] = {"train": "train.jsonl", "test": "test.jsonl"}
-INSTRUCTION = "Let's think step by step and output the final answer after \"####\"."
+INSTRUCTION = 'Let\'s think step by step and output the final answer after "####".'
 """What is asked of the model after each question."""
 
 
@@ -23,10 +24,15 @@ class Gsm8kSource(Sequence[Example]):
     def __len__(self) -> int:
         return len(self._records)
 
-    def __getitem__(self, index: int) -> Example:
-        if not 0 <= index < len(self):
-            raise IndexError(f"problem {index} of {len(self)}")
-        record = self._records[index]
+    @overload
+    def __getitem__(self, index: int) -> Example: ...
+    @overload
+    def __getitem__(self, index: slice) -> list[Example]: ...
+    def __getitem__(self, index: int | slice) -> Example | list[Example]:
+        places = range(len(self))[index]
+        if isinstance(places, range):
+            return [self[place] for place in places]
+        record = self._records[places]
         question, answer = (_text(record[name]) for name in ("question", "answer"))
         prompt = ({"role": "user", "content": f"{question} {INSTRUCTION}"},)
         return Example(prompt, answer, {"question": question})
@@ -41,7 +47,7 @@ def gsm8k(split: str, *, data_dir: str | Path, source_dir: str | Path | None = N
       source_dir: a folder with `train.jsonl` and `test.jsonl`; None downloads them.
 
     Raises:
-      ValueError: a folder without those files.
+      ValueError: a folder without those files, a row that is no problem of GSM8K, or an unknown split.
     """
     from tensorflow_datasets.text.gsm8k import Gsm8k
 
@@ -59,6 +65,7 @@ def _local_builder(builder: type, folder: Path) -> type:
     for name in FILES.values():
         if not (folder / name).is_file():
             raise ValueError(f"{folder} has no {name}; GSM8K is {' and '.join(FILES.values())} there")
+        _check(folder / name)
 
     def _split_generators(self, dl_manager: Any) -> dict[str, Any]:
         del dl_manager
@@ -69,6 +76,15 @@ def _local_builder(builder: type, folder: Path) -> type:
     members = {"_split_generators": _split_generators, "__module__": builder.__module__}
     with registered.skip_registration():
         return type("Gsm8kFiles", (builder,), members)
+
+
+def _check(path: Path) -> None:
+    for problem in read_jsonl(path):
+        if problem.metadata or problem.answer.count("#### ") != 1:
+            raise ValueError(
+                f'{path}: the problem {problem.prompt!r} must be a question and an answer with one "#### ", '
+                f"got the answer {problem.answer!r} and the fields {sorted(problem.metadata)}"
+            )
 
 
 def _digest(folder: Path) -> str:

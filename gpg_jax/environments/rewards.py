@@ -135,9 +135,11 @@ def _number(value: object) -> float:
 def _weighted_sum(
     terms: Sequence[Reward], parts: dict[str, np.ndarray], texts: Sequence[str], failures: list[Failure]
 ) -> np.ndarray:
-    total = sum(term.weight * parts[term.name].astype(np.float64) for term in terms)
-    for row in np.flatnonzero(np.abs(total) > _LARGEST):
-        failures.append(Failure(int(row), "sum", f"the weighted sum is {total[row]}", texts[row]))
+    weighted = [term.weight * parts[term.name].astype(np.float64) for term in terms]
+    total = np.sum(weighted, axis=0)
+    for row, value in enumerate(total):
+        if abs(value) > _LARGEST:
+            failures.append(Failure(row, "sum", f"the weighted sum is {value}", texts[row]))
     return np.where(np.abs(total) > _LARGEST, 0, total).astype(np.float32)
 
 

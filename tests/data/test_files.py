@@ -99,7 +99,7 @@ def test_a_bad_line_is_named_with_file_and_number(tmp_path, line, message):
 def test_bytes_that_are_no_utf_8_are_named_too(tmp_path):
     path = tmp_path / "rows.jsonl"
     path.write_bytes(b'{"question": "\xe9", "answer": 2}')
-    with pytest.raises(ValueError, match="rows.jsonl, line 1 is not JSON: 'utf-8' codec"):
+    with pytest.raises(ValueError, match=r"rows.jsonl, line 1 is not JSON: 'utf-8' codec"):
         read_jsonl(path)
 
 
@@ -153,7 +153,7 @@ def test_a_bad_row_is_named_with_file_and_number(tmp_path, row, message):
 
 def test_ground_truths_of_another_layout_are_refused(tmp_path):
     for truth in ({"target": ["2"]}, ["2", None]):
-        with pytest.raises(ValueError, match="row 0 has the answer .* a text or a number"):
+        with pytest.raises(ValueError, match=r"row 0 has the answer .* a text or a number"):
             read_parquet(write_parquet(tmp_path, [verl_row(truth)]))
 
 
@@ -167,7 +167,7 @@ def test_a_missing_column_is_named_beside_those_there_are(tmp_path, column):
 
 def test_what_is_no_parquet_is_named(tmp_path):
     pytest.importorskip("pyarrow")
-    with pytest.raises(ValueError, match="rows.parquet is not parquet"):
+    with pytest.raises(ValueError, match=r"rows.parquet is not parquet"):
         read_parquet(write(tmp_path, "question,answer\n", "rows.parquet"))
     path = write_parquet(tmp_path, [verl_row()])
     import pyarrow.parquet
@@ -182,7 +182,7 @@ def test_rows_without_an_answer_are_left_out_where_that_is_asked_for(tmp_path):
     assert [example.answer for example in read_jsonl(path, drop_unanswered=True)] == ["3"]
     rows = write_parquet(tmp_path, [verl_row(" "), verl_row("3"), verl_row(None)])
     assert [example.answer for example in read_parquet(rows, drop_unanswered=True)] == ["3"]
-    with pytest.raises(ValueError, match="row 0 has no answer .*drop_unanswered leaves out"):
+    with pytest.raises(ValueError, match=r"row 0 has no answer .*drop_unanswered leaves out"):
         read_parquet(rows)
     with pytest.raises(ValueError, match="holds no examples"):
         read_parquet(write_parquet(tmp_path, [verl_row(" ")]), drop_unanswered=True)

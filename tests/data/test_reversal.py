@@ -26,7 +26,16 @@ def test_every_word_is_asked_once_and_reversed():
 
 @pytest.mark.parametrize(
     ("text", "worth"),
-    [("bca", 1), ("bcx", 2 / 3), ("b", 1 / 3), ("cab", 0), ("", 0), ("bcaaaa", 1), ("xbca", 0), ("xca", 2 / 3)],
+    [
+        ("bca", 1),
+        ("bcx", 2 / 3),
+        ("b", 1 / 3),
+        ("cab", 0),
+        ("", 0),
+        ("bcaaaa", 1),
+        ("xbca", 0),
+        ("xca", 2 / 3),
+    ],
 )
 def test_an_outcome_is_the_fraction_of_places(text, worth):
     assert places_right(text, Example("acb>", "bca")) == pytest.approx(worth)

@@ -51,7 +51,9 @@ def test_the_outcome_is_the_reward_where_no_terms_are_given():
     np.testing.assert_array_equal(judged.parts["outcome"], judged.outcome)
     assert judged.failures == ()
     assert not judged.failed.any()
-    assert {judged.outcome.dtype, judged.reward.dtype, judged.parts["outcome"].dtype} == {np.dtype(np.float32)}
+    assert {judged.outcome.dtype, judged.reward.dtype, judged.parts["outcome"].dtype} == {
+        np.dtype(np.float32)
+    }
 
 
 def test_the_reward_is_the_weighted_sum_and_the_outcome_stays_the_verifiers():
@@ -131,7 +133,9 @@ def test_a_failure_costs_its_row_alone_and_is_told(behaviour, error, as_verifier
         raise ValueError(failure.error)
 
 
-@pytest.mark.parametrize("value", [True, 1, np.float32(1), np.int64(1), np.bool_(True), np.ones(()), jnp.ones(())])
+@pytest.mark.parametrize(
+    "value", [True, 1, np.float32(1), np.int64(1), np.bool_(True), np.ones(()), jnp.ones(())]
+)
 def test_every_kind_of_number_will_do(value):
     judged = judge(lambda text, example: value, TEXTS, EXAMPLES)
     np.testing.assert_array_equal(judged.reward, [1, 1, 1])

@@ -1,0 +1,225 @@
+"""Whole runs: what they leave, how they resume, and what they refuse."""
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+from rich.console import Console
+
+from experiments import output, records
+from experiments.config import Experiment, default_config
+from experiments.reading import from_config_dict
+from experiments.replay import push
+from experiments.run import finish_run, open_run
+from experiments.setup import build
+from experiments.workdir import check_workdir, claim
+from gpg_jax.types import Rollout
+
+ROOT = Path(__file__).parents[2]
+STEPS = 4
+
+
+def configure(tmp_path: Path, **changes) -> Experiment:
+    """Two-letter words backwards, the last 5 of 25 held out; `__` for the dot."""
+    rows = [{"question": f"{a}{b}>", "answer": f"{b}{a}"} for a in "abcde" for b in "abcde"]
+    for name, part in (("train", rows[:20]), ("held_out", rows[20:])):
+        (tmp_path / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in part))
+    config = default_config().to_dict()
+    config["task"] |= {"name": "files", "prompt_tokens": 3, "verifier": "places_right"}
+    config["task"] |= {name: str(tmp_path / f"{name}.jsonl") for name in ("train", "held_out")}
+    config["model"] |= {"width": 16, "heads": 2, "head_dim": 8, "mlp_width": 16}
+    config["sampling"]["new_tokens"] = 2
+    config["schedule"] |= {"steps": STEPS, "prompts": 8, "group": 4}
+    config["evaluation"] |= {"batch": 8, "samples": 2, "every": 2}
+    config["checkpoint"] |= {"every": 2}
+    config["output"] |= {"rollouts": 2, "transcripts": 10, "kl": True}
+    for key, value in changes.items():
+        section, _, name = key.rpartition("__")
+        (config[section] if section else config)[name] = value
+    return from_config_dict(Experiment, config)
+
+
+def train(config: Experiment, workdir: Path) -> str:
+    """Runs to the end, and gives what was printed."""
+    setup = build(config)
+    check_workdir(workdir, config)
+    claim(workdir, config)
+    with (workdir.parent / "screen").open("w") as screen:
+        console = Console(file=screen)
+        checkpoints, start = open_run(setup, workdir, console)
+        finish_run(setup, workdir, console, checkpoints, start)
+    return (workdir.parent / "screen").read_text()
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("run")
+    config = configure(folder)
+    return config, folder / "w", train(config, folder / "w")
+
+
+def test_the_last_line_is_the_accuracy(finished):
+    _, _, screen = finished
+    assert re.fullmatch(r"held-out accuracy: \d\.\d{3} → \d\.\d{3}", screen.splitlines()[-1])
+    assert f"{STEPS}/{STEPS}  reward" in screen
+
+
+def test_metrics_have_what_is_watched(finished):
+    _, workdir, _ = finished
+    lines = list(records.read(workdir / output.METRICS))
+    trained = [line for line in lines if "loss" in line]
+    assert [line["step"] for line in trained] == list(range(1, STEPS + 1))
+    watched = ["loss", "reward", "outcome", "length", "truncated", "signal_groups", "advantage_mean", "clip_fraction", "gate", "ratio_mean", "ratio_max", "entropy", "kl_reference", "kl_old_k3", "sampler_gap", "gradient_norm", "learning_rate", "reward_failures", "new_tokens_per_second"]
+    assert set(watched) <= set(trained[0])
+    evaluated = [line for line in lines if "held_out/sampled" in line]
+    assert [line["step"] for line in evaluated] == [0, 2, STEPS]
+    assert evaluated[0]["held_out/greedy_low"] <= evaluated[0]["held_out/greedy"]
+
+
+def test_transcripts_rescore_to_the_accuracy(finished):
+    _, workdir, _ = finished
+    rows = list(records.read(workdir / output.EVALUATIONS))
+    metrics = {
+        line["step"]: line for line in records.read(workdir / output.METRICS) if "held_out/greedy" in line
+    }
+    for step in (0, 2, STEPS):
+        for kind, count in (("sampled", 10), ("greedy", 5)):
+            asked = [row for row in rows if row["step"] == step and row["kind"] == kind]
+            right = [row["response"][:2] == row["answer"] for row in asked]
+            assert len(asked) == count and np.isclose(np.mean(right), metrics[step][f"held_out/{kind}"])
+
+
+def test_transcripts_of_rollouts(finished):
+    _, workdir, _ = finished
+    rows = list(records.read(workdir / output.TRANSCRIPTS))
+    assert [row["step"] for row in rows] == [step for step in range(1, STEPS + 1) for _ in range(10)]
+    assert len({row["prompt"] for row in rows[:8]}) == 8
+    for row in rows:
+        places = sum(one == two for one, two in zip(row["response"], row["answer"], strict=False)) / 2
+        assert row["outcome"] == row["reward"] == places
+
+
+def test_a_saved_rollout_is_replayed_under_other_methods(finished):
+    """With one update a rollout the pushes of GRPO and GSPO agree, and Σ_b of RLOO's is 0 in each group."""
+    _, workdir, _ = finished
+    assert sorted(path.name for path in (workdir / "rollouts").iterdir()) == ["2.npz", "4.npz"]
+    rollout = output.read_rollout(workdir / "rollouts" / "4.npz")
+    assert isinstance(rollout, Rollout) and rollout.tokens.shape == (32, 5)
+    np.testing.assert_allclose(push("grpo", rollout), push("gspo", rollout), atol=1e-6)
+    full = rollout.replace(action_mask=np.arange(5)[None] == np.full((32, 1), 3))
+    assert np.allclose(push("rloo", full).sum(1).reshape(8, 4).sum(1), 0, atol=1e-6)
+    assert push("reinforce_optimal", rollout) is None
+
+
+def test_the_report_is_a_picture(finished):
+    _, workdir, _ = finished
+    raw = (workdir / "report.png").read_bytes()
+    assert raw.startswith(b"\x89PNG") and len(raw) > 20_000
+    assert list((workdir / "tensorboard").glob("events*"))
+
+
+def test_a_finished_run_changes_nothing_and_says_the_same(finished):
+    config, workdir, screen = finished
+    before = (workdir / output.METRICS).read_bytes()
+    again = train(config, workdir)
+    assert "resuming after iteration 4" in again
+    assert again.splitlines()[-1] == screen.splitlines()[-1]
+    assert (workdir / output.METRICS).read_bytes() == before
+
+
+def test_another_run_is_refused_and_nothing_is_touched(finished, tmp_path):
+    config, workdir, _ = finished
+    state = {path: path.stat().st_mtime_ns for path in workdir.rglob("*")}
+    other = configure(workdir.parent, schedule__steps=9, method__clip=0.3)
+    with pytest.raises(
+        ValueError, match=r"method.arguments.clip was left to its default and is 0.3; .*steps was 4"
+    ):
+        check_workdir(workdir, other)
+    assert {path: path.stat().st_mtime_ns for path in workdir.rglob("*")} == state
+    check_workdir(workdir, configure(workdir.parent, mesh=(4, 2, 1), checkpoint__every=3))
+
+
+def test_folders_that_cannot_be_a_runs(tmp_path):
+    config = configure(tmp_path)
+    (tmp_path / "file").write_text("")
+    with pytest.raises(ValueError, match="is a file; give a folder"):
+        check_workdir(tmp_path / "file", config)
+    with pytest.raises(ValueError, match=r"cannot be written: .* refuses it"):
+        check_workdir(tmp_path / "file" / "w", config)
+    with pytest.raises(ValueError, match="cannot be written: /proc refuses it"):
+        check_workdir(Path("/proc/w"), config)
+    (tmp_path / "w" / "checkpoints").mkdir(parents=True)
+    with pytest.raises(ValueError, match=r"has checkpoints and no config\.json"):
+        check_workdir(tmp_path / "w", config)
+    check_workdir(tmp_path / "new" / "deep", config)
+    assert not (tmp_path / "new").exists()
+
+
+def test_numbers_that_are_not_finite_stop_the_run(tmp_path):
+    config = configure(tmp_path, optimizer__learning_rate=1e38, evaluation__examples=-1)
+    with pytest.raises(FloatingPointError, match=r"is (nan|inf) in iteration \d; its rollout is .*npz"):
+        train(config, tmp_path / "w")
+    (path,) = (tmp_path / "w" / "diagnosis").iterdir()
+    assert output.read_rollout(path).tokens.shape == (32, 5)
+    assert [line["step"] for line in records.read(tmp_path / "w" / output.METRICS)][-1] == int(path.stem)
+
+
+def command(*arguments: str) -> subprocess.Popen:
+    """The real command on one device, with what was compiled before."""
+    return subprocess.Popen(
+        [sys.executable, "-m", "experiments.train", *arguments],
+        cwd=ROOT,
+        env=os.environ | {"XLA_FLAGS": "", "JAX_PLATFORMS": "cpu"},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+
+
+def test_a_mistake_is_a_sentence_and_exit_code_2(tmp_path):
+    flags = ["--config=configs/smoke.py:grpo", f"--workdir={tmp_path / 'w'}", "--config.schedule.promts=3"]
+    child = command(*flags)
+    said, _ = child.communicate()
+    assert child.returncode == 2
+    assert (
+        said.strip() == "error: there is no config key 'schedule.promts'; the nearest is 'schedule.prompts'"
+    )
+    assert not (tmp_path / "w").exists()
+
+
+def untimed(path: Path) -> list[dict]:
+    return [{k: v for k, v in line.items() if "second" not in k} for line in records.read(path)]
+
+
+def record(workdir: Path) -> dict:
+    """What the last checkpoint says of itself, its digests included."""
+    metadata = json.loads((workdir / "checkpoints" / "30" / "_CHECKPOINT_METADATA").read_text())
+    return json.loads(metadata["custom_metadata"]["record"])
+
+
+def test_a_killed_run_ends_as_if_undisturbed(tmp_path):
+    flags = ["--config=configs/smoke.py:grpo", "--config.schedule.steps=30", "--config.checkpoint.every=7"]
+    flags += ["--config.output.rollouts=4", "--config.schedule.prompts=8"]
+    whole, killed = tmp_path / "whole", tmp_path / "killed"
+    undisturbed = command(*flags, f"--workdir={whole}")
+    child = command(*flags, f"--workdir={killed}")
+    while child.poll() is None and sum(1 for _ in records.read(killed / output.METRICS)) < 16:
+        time.sleep(0.01)
+    child.send_signal(signal.SIGKILL)
+    child.communicate()
+    assert child.returncode == -signal.SIGKILL
+    again = command(*flags, f"--workdir={killed}")
+    said, _ = again.communicate()
+    assert again.returncode == 0 and re.search(r"resuming after iteration (7|14|21|28)", said), said
+    assert undisturbed.communicate() and undisturbed.returncode == 0
+    assert untimed(whole / output.METRICS) == untimed(killed / output.METRICS)
+    for name in (output.TRANSCRIPTS, *(f"rollouts/{step}.npz" for step in range(4, 31, 4))):
+        assert (whole / name).read_bytes() == (killed / name).read_bytes()
+    assert record(whole) == record(killed)

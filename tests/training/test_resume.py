@@ -1,0 +1,94 @@
+"""O-37: 2k iterations equal k, a save, a restore and k more, bit for bit."""
+
+import functools
+
+import jax
+import numpy as np
+import pytest
+
+from experiments.config import (
+    CheckpointConfig,
+    EvaluationConfig,
+    Experiment,
+    ModelConfig,
+    OptimizerConfig,
+    SamplingConfig,
+    ScheduleConfig,
+    TaskConfig,
+)
+from experiments.methods import MethodConfig
+from experiments.setup import build, compiled_step, first_state, make_collector, stream
+from gpg_jax.training.checkpoints import open_checkpoints, restore, save
+from gpg_jax.training.loop import iterations
+
+HALF = 3
+
+
+def configuration(method: MethodConfig, mesh=(2, 2, 2)) -> Experiment:
+    """25 prompts in batches of 8, so that an epoch ends in the fourth iteration; 2 epochs of 2 minibatches."""
+    return Experiment(
+        mesh=mesh,
+        model=ModelConfig(width=16, layers=2, heads=2, kv_heads=2, head_dim=8, mlp_width=16),
+        task=TaskConfig(name="reversal", verifier="places_right", prompt_tokens=3),
+        sampling=SamplingConfig(new_tokens=2),
+        method=method,
+        optimizer=OptimizerConfig(learning_rate=1e-2, warm_up=3, decay="cosine", weight_decay=0.1),
+        schedule=ScheduleConfig(
+            steps=2 * HALF, prompts=8, group=4, epochs=2, minibatches=2, micro_batches=2, generations=2
+        ),
+        evaluation=EvaluationConfig(batch=8),
+        checkpoint=CheckpointConfig(every=HALF),
+    )
+
+
+METHODS = {
+    "dynamic sampling": MethodConfig(name="dapo", arguments={"overlong_cache": None}),
+    "a state of its own, a reference": MethodConfig(
+        name="reinforce_running", arguments={"kl_coefficient": 0.01, "correction": "token"}
+    ),
+}
+
+
+def bits(tree) -> list[np.ndarray]:
+    leaves = jax.tree.leaves(tree)
+    keys = [
+        jax.random.key_data(x) if jax.dtypes.issubdtype(x.dtype, jax.dtypes.prng_key) else x for x in leaves
+    ]
+    return [np.asarray(leaf) for leaf in keys]
+
+
+@pytest.mark.parametrize("method", METHODS.values(), ids=METHODS)
+def test_a_restored_run_goes_on_bit_for_bit(method, tmp_path):
+    config = configuration(method)
+    setup = build(config)
+    run = functools.partial(
+        iterations,
+        step=compiled_step(setup),
+        key=stream(config, "rollout"),
+        updates=setup.schedule.plan.updates,
+    )
+
+    def go(setup, state, numbers, checkpoints=None):
+        """Metrics and rollouts of some iterations, the last state, and the cursor behind it."""
+        collector = make_collector(setup)._replace(decode=decode)
+        seen = []
+        for found in run(collector, state=state, numbers=numbers, cursor=setup.task.batches.get_state):
+            seen.append((bits(found.metrics), bits(found.collected.rollout), found.cursor))
+            if checkpoints is not None and found.step == HALF:
+                save(checkpoints, HALF, found.state, {"cursor": found.cursor}, score=0.0)
+            last = bits(found.state)
+        return seen, last
+
+    decode = make_collector(setup).decode
+    with open_checkpoints(tmp_path) as checkpoints:
+        whole, end = go(setup, first_state(setup), range(1, 2 * HALF + 1), checkpoints)
+    again = setup._replace(task=build(config).task)
+    with open_checkpoints(tmp_path) as checkpoints:
+        restored = restore(checkpoints, again.like, pytest.fail)
+    again.task.batches.set_state(restored.host["cursor"])
+    rest, other_end = go(again, restored.state, range(HALF + 1, 2 * HALF + 1))
+    assert whole[-1][2] == rest[-1][2]
+    for one, two in zip(jax.tree.leaves(whole[HALF:]), jax.tree.leaves(rest), strict=True):
+        np.testing.assert_array_equal(one, two)
+    for one, two in zip(end, other_end, strict=True):
+        np.testing.assert_array_equal(one, two)
