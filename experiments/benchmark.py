@@ -28,7 +28,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-MODELS: dict[str, dict[str, int]] = {
+MODELS: dict[str, dict[str, Any]] = {
     "tiny": dict(width=256, layers=4, heads=4, kv_heads=2, head_dim=64, mlp_width=704, vocab_size=4096),
     "small": dict(width=576, layers=30, heads=9, kv_heads=3, head_dim=64, mlp_width=1536, vocab_size=49152),
 }
@@ -150,7 +150,8 @@ def _rollout(options: argparse.Namespace, vocab_size: int):
 
     draw = np.random.default_rng(0)
     prompts = pad_prompts(
-        draw.integers(FIRST_ID, vocab_size, (options.prompts, options.prompt_len)), options.prompt_len
+        draw.integers(FIRST_ID, vocab_size, (options.prompts, options.prompt_len)).tolist(),
+        options.prompt_len,
     )
     rows = options.prompts * options.group
     responses = Responses(

@@ -18,9 +18,9 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
-import chex
 import jax
 import numpy as np
+from flax import struct
 
 Array = jax.Array | np.ndarray
 Params = Any
@@ -36,7 +36,7 @@ STOP_TOOL_LIMIT = 2
 """Stop reason: the budget of tool calls or of tool output was spent."""
 
 
-@chex.dataclass(frozen=True)
+@struct.dataclass
 class Rollout:
     """What the policy did and what came of it; a row is one completion of one prompt.
 
@@ -179,7 +179,8 @@ class Method(NamedTuple):
       state: the method's first state.
       after: state, metrics (name -> scalar) -> state, run once a rollout.
       needs: names of the `Scores` fields beyond `log_prob` that the method reads of the new
-        policy, and "reference" where it reads the reference policy.
+        policy, "reference" where it reads the reference policy, and "old" where it reads the old
+        policy's scores before the first update.
       resample: whether rows that `keep` refuses are replaced by new rollouts (dynamic sampling).
     """
 

@@ -27,15 +27,16 @@ def split_pairs(seed: int = 0, fraction: float = 0.25) -> tuple[list[tuple[int, 
 
     Args:
       seed: of the draw.
-      fraction: of the pairs that is held out, rounded.
+      fraction: of all 36 pairs that is held out, rounded.
 
     Raises:
       ValueError: a fraction that leaves one side empty.
     """
     shown = {tuple(sorted(pair)) for pair in SHOTS}
-    pairs = [pair for pair in itertools.combinations_with_replacement(FACTORS, 2) if pair not in shown]
+    table = list(itertools.combinations_with_replacement(FACTORS, 2))
+    pairs = [pair for pair in table if pair not in shown]
     random.Random(seed).shuffle(pairs)
-    count = round(fraction * len(pairs))
+    count = round(fraction * len(table))
     if not 0 < count < len(pairs):
         raise ValueError(
             f"a fraction of {fraction} holds out {count} of {len(pairs)} pairs; choose 0.25, say"

@@ -44,8 +44,8 @@ class _Carry(NamedTuple):
     state: Array
     running: Array
     cache: Cache
-    tokens: Array
-    log_prob: Array
+    tokens: jax.Array
+    log_prob: jax.Array
     length: Array
 
 
@@ -155,12 +155,15 @@ def decode(
         length=jnp.zeros((rows,), jnp.int32),
     )
     for slots in sizes:
+
+        def unfinished(carry: _Carry, slots: int = slots) -> Array:
+            return (carry.step < slots) & jnp.any(carry.running)
+
+        def advance_bucket(carry: _Carry, slots: int = slots) -> _Carry:
+            return advance_rows(carry, slots)
+
         carry = carry._replace(cache=_grow(carry.cache, slots))
-        carry = jax.lax.while_loop(
-            lambda carry, slots=slots: (carry.step < slots) & jnp.any(carry.running),
-            lambda carry, slots=slots: advance_rows(carry, slots),
-            carry,
-        )
+        carry = jax.lax.while_loop(unfinished, advance_bucket, carry)
     return Responses(
         carry.tokens,
         carry.log_prob,

@@ -77,6 +77,7 @@ def attend(query: Array, position: Array, sources: tuple[Source, ...], dtype: jn
     for part in parts[1:]:
         top = jnp.maximum(top, part.top)
     scales = [jnp.exp(part.top - top) for part in parts]
-    total = sum(scale * part.total for scale, part in zip(scales, parts, strict=True))
-    mixed = sum(scale[..., None] * part.mixed for scale, part in zip(scales, parts, strict=True))
+    total, mixed = scales[0] * parts[0].total, scales[0][..., None] * parts[0].mixed
+    for scale, part in zip(scales[1:], parts[1:], strict=True):
+        total, mixed = total + scale * part.total, mixed + scale[..., None] * part.mixed
     return mixed / total[..., None]

@@ -40,7 +40,7 @@ def _token_scores(
         entropy = -jnp.sum(probs * log_probs, axis=-1)
     if "score_square" in needs:
         score_square = 1 - 2 * jnp.exp(log_prob) + jnp.sum(jnp.square(probs), axis=-1)
-    if "kl_ref" in needs:
+    if "kl_ref" in needs and reference is not None:
         other = jax.nn.log_softmax(policy.unembed(reference.params, reference.hidden) / temperature)
         kl_ref = jnp.sum(probs * (log_probs - jax.lax.stop_gradient(other)), axis=-1)
     return Scores(log_prob, entropy=entropy, score_square=score_square, kl_ref=kl_ref)

@@ -54,7 +54,8 @@ def from_logits(
     Returns:
       The policy, and its parameters as a nested dict.
     """
-    graph, state, rest = nnx.split(module, nnx.Param, ...)
+    graph, *states = nnx.split(module, nnx.Param, ...)
+    state, rest = states
 
     def hidden(
         params: Params, tokens: Array, positions: Array, contexts: tuple[Context, ...]

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 
+import jax
 import jax.numpy as jnp
 
 from gpg_jax.policies.head import Frozen, score_hidden
@@ -120,4 +121,4 @@ def score(
     scores = score_hidden(
         policy, params, hidden, target, temperature=temperature, needs=needs, reference=frozen, chunk=chunk
     )
-    return Scores(*(None if x is None else tail_to_rows(x, prompt_length, width) for x in scores))
+    return jax.tree.map(lambda tail: tail_to_rows(tail, prompt_length, width), scores)

@@ -126,7 +126,7 @@ class Decoder(nnx.Module):
             self.head = _normal(rngs, architecture.width, architecture.vocab_size)
 
 
-def _init(architecture: Architecture, dtype: jnp.dtype, key: Array) -> Params:
+def _init(architecture: Architecture, dtype: jnp.dtype, key: jax.Array) -> Params:
     return nnx.to_pure_dict(nnx.state(Decoder(architecture, dtype, nnx.Rngs(params=key))))
 
 
@@ -155,7 +155,8 @@ def transformer(architecture: Architecture, *, dtype: jnp.dtype = jnp.float32, r
         def apply(stream: Array, layer):
             weights, caches = layer
             sources = tuple(
-                Source(*cache, context.position) for cache, context in zip(caches, contexts, strict=True)
+                Source(cache[0], cache[1], context.position)
+                for cache, context in zip(caches, contexts, strict=True)
             )
             return nnx.merge(block, weights)(stream, positions, turn, sources)
 

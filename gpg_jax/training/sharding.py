@@ -6,6 +6,7 @@ the parameters are gathered over `fsdp` and stay split over `tensor`.
 
 from __future__ import annotations
 
+import dataclasses
 import math
 import re
 from collections.abc import Sequence
@@ -131,7 +132,9 @@ def state_shardings(
     moments = optax.tree_utils.tree_map_params(
         optimizer, lambda _, spec: spec, state.optimizer, specs, transform_non_params=lambda _: Spec()
     )
-    whole = state.replace(
+    tree: Any = state  # of partitions instead of arrays
+    whole = dataclasses.replace(
+        tree,
         params=specs,
         optimizer=moments,
         method=jax.tree.map(lambda _: Spec(), state.method),

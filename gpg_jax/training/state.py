@@ -4,15 +4,15 @@ from __future__ import annotations
 
 from typing import Any
 
-import chex
 import jax
 import jax.numpy as jnp
 import optax
+from flax import struct
 
 from gpg_jax.types import Array, Method, Params, State
 
 
-@chex.dataclass(frozen=True)
+@struct.dataclass
 class TrainState:
     """The state of a run between two rollouts.
 

@@ -9,8 +9,9 @@ micro-batches and devices compute are plain sums.
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -71,7 +72,9 @@ def make_step(program: Program) -> Step:
         brought = measures.reduce(measures.rollout_metrics(batch, fixed))
         state, seen = _updates(program, state, batch, fixed, coefficients)
         reported = {**brought, **seen}
-        state = state.replace(method=method.after(method_state, reported), rollout=state.rollout + 1)
+        state = dataclasses.replace(
+            state, method=method.after(method_state, reported), rollout=state.rollout + 1
+        )
         return state, reported
 
     return step
@@ -150,7 +153,7 @@ def _updates(
         state, norms = _update(program, state, grads)
         return state, {**measures.reduce(seen), **norms}
 
-    def one(state: TrainState, index: Array):
+    def one(state: TrainState, index: Any) -> tuple[TrainState, Any]:
         rows, kept = jax.tree.map(lambda leaf: jnp.take(leaf, index, axis=0), (batch, fixed))
         grads, seen = _gradient(program, state, rows, kept, coefficients)
         state, norms = _update(program, state, grads)
@@ -158,11 +161,11 @@ def _updates(
 
     order = minibatch_rows(jax.random.fold_in(state.key, state.rollout), program.plan)
     state, (history, norms) = jax.lax.scan(one, state, order)
-    seen = {
-        name: tuple(jnp.sum(part) for part in x) if isinstance(x, tuple) else jnp.max(x)
+    total: measures.Metrics = {
+        name: (jnp.sum(x[0]), jnp.sum(x[1])) if isinstance(x, tuple) else jnp.max(x)
         for name, x in history.items()
     }
-    return state, {**measures.reduce(seen), **jax.tree.map(jnp.mean, norms)}
+    return state, {**measures.reduce(total), **jax.tree.map(jnp.mean, norms)}
 
 
 def minibatch_rows(key: Array, plan: Plan) -> Array:
@@ -184,7 +187,8 @@ def _update(program: Program, state: TrainState, grads: Params) -> tuple[TrainSt
         "update_norm": optax.tree_utils.tree_norm(updates),
     }
     params = optax.apply_updates(state.params, updates)
-    return state.replace(params=params, optimizer=moments, update=state.update + 1), norms
+    state = dataclasses.replace(state, params=params, optimizer=moments, update=state.update + 1)
+    return state, norms
 
 
 def _gradient(

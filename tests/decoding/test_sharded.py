@@ -68,6 +68,6 @@ def test_no_weight_moves_inside_the_loop(shape, allowed):
     replicas = shape[0] * shape[1]
     mine = {len(UID) // replicas, len(LENGTHS) // replicas}
     for line in moved:
-        # What tensor parallelism exchanges are activations: their first axis is the replica's rows or prompts.
+        # Tensor parallelism exchanges activations: their first axis is the replica's rows or prompts.
         sizes = [int(size) for size in line.split("[")[1].split("]")[0].split(",")]
         assert sizes[0] in mine and tuple(sizes) not in weights, line

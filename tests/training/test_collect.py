@@ -17,7 +17,7 @@ KEY = jax.random.key(0)
 
 
 def decode(params, prompts, lengths, uid, key):
-    """Says the prompt's first token plus the row's number in its group; remembers its key in the log-probs."""
+    """Says the prompt's first token and the row's number in its group; its key is in the log-probs."""
     del params, lengths
     said = np.repeat(np.asarray(prompts)[:, 0], GROUP) * 10 + np.asarray(uid) % GROUP
     name = float(jax.random.key_data(key)[1] % 1000)

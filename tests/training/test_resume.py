@@ -25,7 +25,7 @@ HALF = 3
 
 
 def configuration(method: MethodConfig, mesh=(2, 2, 2)) -> Experiment:
-    """25 prompts in batches of 8, so that an epoch ends in the fourth iteration; 2 epochs of 2 minibatches."""
+    """25 prompts in batches of 8: the data begin anew in iteration 4; 2 epochs of 2 minibatches."""
     return Experiment(
         mesh=mesh,
         model=ModelConfig(width=16, layers=2, heads=2, kv_heads=2, head_dim=8, mlp_width=16),
