@@ -1,0 +1,33 @@
+"""What the README says is so: its table is the dictionary of methods, its example runs."""
+
+import pathlib
+import re
+
+import examples
+import jax.numpy as jnp
+import numpy as np
+
+from gpg_jax.algorithms import ALGORITHMS
+from gpg_jax.losses import objective
+from gpg_jax.types import Scores
+
+README = (pathlib.Path(__file__).parents[1] / "README.md").read_text(encoding="utf-8")
+
+
+def test_the_table_is_the_dictionary_of_methods():
+    assert re.findall(r"^\| `(\w+)` \|", README, re.M) == list(ALGORITHMS)
+
+
+def test_the_example_is_short_and_is_what_it_says():
+    (code,) = re.findall(r"```python\n(.*?)```", README, re.S)
+    assert len([line for line in code.splitlines() if line.strip()]) < 20
+    namespace = {}
+    exec(code, namespace)
+    mask = np.array([[0, 1, 1], [0, 1, 0]], bool)
+    rollout = examples.make_rollout(mask, [1.0, 0.0], [0, 0])
+    batch = examples.make_batch(rollout, np.where(mask, -1.0, 0))
+    ratio = np.array([[1, 2.0, 0.5], [1, 1.2, 1]])
+    scores = Scores(jnp.asarray(batch.old.log_prob + np.log(ratio), jnp.float32))
+    found = objective.coefficients(namespace["cispo"](), batch, scores)
+    # A = ±1; min(r, 1.28) = 1.28, .5 and 1.2; three tokens.
+    np.testing.assert_allclose(found, [[0, -1.28 / 3, -0.5 / 3], [0, 1.2 / 3, 0]], rtol=1e-5)
