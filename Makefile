@@ -13,6 +13,7 @@ quickstart: $(VENV)/.run
 
 test: $(VENV)/.test
 	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
 	$(BIN)/mypy gpg_jax experiments
 	@$(BIN)/python -c "import torch, transformers" 2>/dev/null \
 		&& echo "torch and transformers are here: the parity tests run" \

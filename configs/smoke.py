@@ -1,6 +1,9 @@
 """Any method on a tiny model from scratch: write two symbols backwards.
 
-python -m experiments.train --config=configs/smoke.py:METHOD --workdir=runs/smoke
+    python -m experiments.train --config=configs/smoke.py:METHOD --workdir=runs/smoke
+
+METHOD is a key of `gpg_jax.algorithms.ALGORITHMS`. Under a minute on two cores; the reward, the fraction of
+places that are right, rises from 0.2 (what a policy earns that does not read the prompt) to above 0.9.
 """
 
 from __future__ import annotations
@@ -11,17 +14,23 @@ from experiments.config import default_config
 
 
 def get_config(method: str = "grpo") -> ConfigDict:
-    """The configuration of one method, a key of `gpg_jax.algorithms.ALGORITHMS`."""
+    """The configuration of one method; an entropy bonus keeps each of them from settling too early."""
     config = default_config()
     config.task.name = "reversal"
     config.task.verifier = "places_right"
     config.task.prompt_tokens = 3
     config.sampling.new_tokens = 2
     config.method.name = method
-    config.optimizer.learning_rate = 2e-3
-    config.schedule.steps = 150
-    config.schedule.prompts = 32
+    config.method.entropy_coefficient = 0.03
+    if method == "dr_grpo":
+        config.method.max_length = 2
+    config.optimizer.learning_rate = 1e-3
+    config.optimizer.decay = "cosine"
+    config.schedule.steps = 320
+    config.schedule.prompts = 16
     config.schedule.group = 8
-    config.checkpoint.every = 50
+    config.schedule.generations = 3
+    config.checkpoint.every = 100
+    config.output.rollouts = 100
     config.output.kl = True
     return config

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import time
 from collections.abc import Mapping
 
 import jax
@@ -15,7 +16,7 @@ CHECKED = ("loss", "gradient_norm")
 """Metrics that must be finite."""
 
 
-def measure(setup: Setup, iteration: Iteration, seconds: float) -> dict[str, float]:
+def measure(setup: Setup, iteration: Iteration, before: float) -> dict[str, float]:
     """Waits for the step, and adds what only the host knows.
 
     - `reward_failures`: rows for which a reward function raised or gave no number.
@@ -26,9 +27,10 @@ def measure(setup: Setup, iteration: Iteration, seconds: float) -> dict[str, flo
     Args:
       setup: of the run.
       iteration: the iteration.
-      seconds: since the one before.
+      before: `time.perf_counter()` when the iteration before was measured.
     """
     metrics = {name: float(value) for name, value in sorted(jax.device_get(iteration.metrics).items())}
+    seconds = time.perf_counter() - before  # once the metrics are here, the step is done
     collected = iteration.collected
     updates = iteration.step * setup.schedule.plan.updates
     rate = learning_rate(setup.config.optimizer, setup.schedule.updates)(updates - 1)

@@ -112,7 +112,7 @@ def train(run: Run, start: Start) -> None:
     with show_progress(run.console, setup.schedule.steps, start.step) as advance:
         before = time.perf_counter()
         for iteration in coming:
-            metrics = measure(setup, iteration, time.perf_counter() - before)
+            metrics = measure(setup, iteration, before)
             before = time.perf_counter()
             write(run, iteration, metrics)
             advance(iteration.step, metrics)

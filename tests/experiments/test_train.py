@@ -173,11 +173,11 @@ def test_numbers_that_are_not_finite_stop_the_run(tmp_path):
     assert [line["step"] for line in records.read(tmp_path / "w" / output.METRICS)][-1] == int(path.stem)
 
 
-def command(*arguments: str, cache: str = "") -> subprocess.Popen:
+def command(*arguments: str, module: str = "train", cache: str = "") -> subprocess.Popen:
     """The real command on one device; programs that were compiled before are taken from a cache."""
     compiled = {"JAX_COMPILATION_CACHE_DIR": cache, "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0"}
     return subprocess.Popen(
-        [sys.executable, "-m", "experiments.train", *arguments],
+        [sys.executable, "-m", f"experiments.{module}", *arguments],
         cwd=ROOT,
         env=os.environ | {"XLA_FLAGS": "", "JAX_PLATFORMS": "cpu"} | (compiled if cache else {}),
         stdout=subprocess.PIPE,
@@ -195,6 +195,23 @@ def test_a_mistake_is_a_sentence_and_exit_code_2(tmp_path):
         said.strip() == "error: there is no config key 'schedule.promts'; the nearest is 'schedule.prompts'"
     )
     assert not (tmp_path / "w").exists()
+
+
+def test_a_checkpoint_is_evaluated_on_another_mesh(finished):
+    """Trained on eight devices, asked on one: the transcripts rescore to the accuracy that is printed."""
+    _, workdir, _ = finished
+    flags = [f"--workdir={workdir}", "--checkpoint=best", "--samples=4", "--pass_at=1,4", "--examples=3"]
+    child = command(*flags, module="evaluate")
+    said, _ = child.communicate()
+    assert child.returncode == 0, said
+    rows = [row for row in records.read(workdir / "evaluation.jsonl") if row["kind"] == "sampled"]
+    right = np.reshape([row["response"][:2] == row["answer"] for row in rows], (3, 4))
+    printed = re.search(r"sampled accuracy: (\S+) \[\S+, \S+\], 3 prompts × 4", said)
+    assert np.isclose(float(printed[1]), right.mean(), atol=5e-4)
+    assert f"pass@1: {right.mean():.3f}" in said and f"pass@4: {right.any(1).mean():.3f}" in said
+    again = command(*flags, module="evaluate")
+    said, _ = again.communicate()
+    assert again.returncode == 2 and re.search(r"error: .*evaluation.jsonl exists", said)
 
 
 def untimed(path: Path) -> list[dict]:
