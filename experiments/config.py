@@ -66,6 +66,7 @@ class TaskConfig:
       name: a key of `experiments.tasks.TASKS`.
       prompt_tokens: budget of a prompt.
       drop_long: whether longer prompts are left out; otherwise they are an error.
+      drop_unanswered: of the task "files": whether rows without an answer are left out; otherwise likewise.
       chat: whether prompts that are plain text are asked as a user's message.
       verifier: a key of `experiments.tasks.FUNCTIONS`; gives the outcome.
       rewards: such keys -> weights; the outcome itself for none.
@@ -81,6 +82,7 @@ class TaskConfig:
     name: str = "reversal"
     prompt_tokens: int = 8
     drop_long: bool = False
+    drop_unanswered: bool = False
     chat: bool = False
     verifier: str = "exact"
     rewards: dict[str, float] = dataclasses.field(default_factory=dict)

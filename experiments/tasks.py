@@ -24,6 +24,9 @@ Splits = tuple[Sequence[Example], Sequence[Example]]
 _SLOW = {"math": 100}
 """Functions that are tried on the first so many gold answers alone."""
 
+_GOLD_FORMS = ("{}", "#### {}")
+"""How a gold answer is offered to its own verifier: some read nothing but what is behind `####`."""
+
 
 class Task(NamedTuple):
     """What a run needs of a task.
@@ -112,8 +115,8 @@ def _files(task: TaskConfig) -> Splits:
         raise ValueError(
             "task.train is not given; name a .jsonl file of questions and answers, or a .parquet file"
         )
-    train = read_file(task.train)
-    return train, [] if task.held_out is None else read_file(task.held_out)
+    train = _read_file(task.train, task.drop_unanswered)
+    return train, [] if task.held_out is None else _read_file(task.held_out, task.drop_unanswered)
 
 
 TASKS: dict[str, Callable[[TaskConfig], Splits]] = {
@@ -126,9 +129,10 @@ TASKS: dict[str, Callable[[TaskConfig], Splits]] = {
 """Tasks by name."""
 
 
-def read_file(path: str) -> list[Example]:
+def _read_file(path: str, drop_unanswered: bool) -> list[Example]:
     """Examples of a `.parquet` file in verl's layout, or of JSON lines."""
-    return files.read_parquet(path) if path.endswith(".parquet") else files.read_jsonl(path)
+    read = files.read_parquet if path.endswith(".parquet") else files.read_jsonl
+    return read(path, drop_unanswered=drop_unanswered)
 
 
 def _encoder(task: TaskConfig, tokenizer: Tokenizer, folder: Path | None) -> Callable[[Example], list[int]]:
@@ -164,10 +168,10 @@ def _fitting(
 
 
 def _check_gold(verifier: str, examples: Sequence[Example]) -> None:
-    """Raises a ValueError for an example whose own answer the verifier does not accept."""
+    """Raises a ValueError for an example whose own answer, bare or behind `####`, is not accepted."""
     for number in range(min(len(examples), _SLOW.get(verifier, len(examples)))):
         example = examples[number]
-        if FUNCTIONS[verifier](example.answer, example) < 1:
+        if not any(FUNCTIONS[verifier](form.format(example.answer), example) >= 1 for form in _GOLD_FORMS):
             raise ValueError(
                 f"the verifier {verifier!r} does not accept the gold answer {example.answer[-80:]!r} of "
                 f"example {number}: the row has no answer that it can read, or task.verifier is the wrong one"

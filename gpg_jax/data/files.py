@@ -10,7 +10,7 @@ from gpg_jax.data.examples import Example, Message
 
 Row = dict[str, Any]
 _PARQUET_COLUMNS = ("data_source", "prompt", "ability", "reward_model", "extra_info")
-_ADVICE = "drop_unanswered leaves out rows without an answer"
+_ADVICE = "task.drop_unanswered, or drop_unanswered=True, leaves such rows out"
 
 
 def read_jsonl(

@@ -117,7 +117,7 @@ def _apply(
     for row, (text, example) in enumerate(zip(texts, examples, strict=True)):
         try:
             values[row] = _number(function(text, example))
-        except Exception as error:  # user code: whatever it does, the run goes on
+        except (Exception, SystemExit) as error:  # user code: whatever it does, the run goes on
             failures.append(Failure(row, name, _sentence(error), text))
     return values
 
@@ -143,5 +143,5 @@ def _weighted_sum(
     return np.where(np.abs(total) > _LARGEST, 0, total).astype(np.float32)
 
 
-def _sentence(error: Exception) -> str:
+def _sentence(error: BaseException) -> str:
     return "".join(traceback.format_exception_only(error)).strip()

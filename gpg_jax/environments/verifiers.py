@@ -17,7 +17,7 @@ MATH_SECONDS = 5
 
 _DIGITS = r"(?:\d{1,3}(?:,\d{3})+(?!\d)(?:\.\d+)?|\d+(?:\.\d+)?|\.\d+)"
 _NUMBER = re.compile(rf"((?<![\w)])[-−])?\$?({_DIGITS})")
-_FINAL = re.compile(rf"####\s*\$?\s*([-−])?\s*\$?({_DIGITS})")
+_FINAL = re.compile(rf"####\s*+\$?\s*+([-−])?\s*+\$?({_DIGITS})")
 
 
 def exact_match(text: str, example: Example) -> float:
@@ -39,13 +39,16 @@ def last_number_match(text: str, example: Example) -> float:
 
 
 def gsm8k_strict(text: str, example: Example) -> float:
-    """1 where the text's last number behind a `####` equals the answer's (verl's "strict")."""
-    return float(_equal(_final_number(text), _final_number(example.answer)))
+    """1 where the text's last number behind a `####` equals the gold one (verl's "strict").
+
+    The gold number stands behind `####`, as in GSM8K's files, or is the whole answer, as in verl's.
+    """
+    return float(_equal(_final_number(text), _gold_number(example.answer)))
 
 
 def gsm8k_flexible(text: str, example: Example) -> float:
-    """1 where the last number of the text equals the answer's number behind `####`."""
-    return float(_equal(_last_number(text), _final_number(example.answer)))
+    """1 where the last number of the text equals the gold one, which is found as by `gsm8k_strict`."""
+    return float(_equal(_last_number(text), _gold_number(example.answer)))
 
 
 def math_match(text: str, example: Example) -> float:
@@ -107,6 +110,10 @@ def _last_number(text: str, pattern: re.Pattern[str] = _NUMBER) -> Fraction | No
 
 def _final_number(text: str) -> Fraction | None:
     return _last_number(text, _FINAL)
+
+
+def _gold_number(answer: str) -> Fraction | None:
+    return _last_number(answer, _NUMBER if _NUMBER.fullmatch(answer.strip()) else _FINAL)
 
 
 def _equal(one: Fraction | None, other: Fraction | None) -> bool:

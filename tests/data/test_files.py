@@ -182,7 +182,7 @@ def test_rows_without_an_answer_are_left_out_where_that_is_asked_for(tmp_path):
     assert [example.answer for example in read_jsonl(path, drop_unanswered=True)] == ["3"]
     rows = write_parquet(tmp_path, [verl_row(" "), verl_row("3"), verl_row(None)])
     assert [example.answer for example in read_parquet(rows, drop_unanswered=True)] == ["3"]
-    with pytest.raises(ValueError, match=r"row 0 has no answer .*drop_unanswered leaves out"):
+    with pytest.raises(ValueError, match=r"row 0 has no answer .*drop_unanswered=True, leaves such rows out"):
         read_parquet(rows)
     with pytest.raises(ValueError, match="holds no examples"):
         read_parquet(write_parquet(tmp_path, [verl_row(" ")]), drop_unanswered=True)

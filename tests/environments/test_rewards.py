@@ -94,6 +94,7 @@ def test_rewards_are_linear_in_their_weights(terms, data):
         (raising(ValueError()), "ValueError"),
         (raising(RecursionError("deep")), "RecursionError: deep"),
         (raising(UnprintableError()), "UnprintableError"),
+        (raising(SystemExit(1)), "SystemExit: 1"),
         (lambda: 1 / 0, "ZeroDivisionError"),
         (lambda: math.nan, "ValueError: it returned nan"),
         (lambda: math.inf, "ValueError: it returned inf"),

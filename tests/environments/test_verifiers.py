@@ -127,6 +127,19 @@ def test_the_gold_answer_is_the_number_behind_its_mark():
     assert gsm8k_flexible("3", example) == gsm8k_flexible("5", example) == 0
 
 
+@pytest.mark.parametrize("gold", ["1080", " 1,080\n", "$1,080.00"])
+def test_the_gold_answer_may_be_a_number_alone(gold):
+    example = Example("q", gold)
+    assert gsm8k_flexible("1080", example) == gsm8k_strict("#### 1080", example) == 1
+    assert gsm8k_strict("1080", example) == gsm8k_flexible("80", example) == 0
+
+
+def test_white_space_behind_the_mark_is_read_once():
+    """Matching that tried every way of sharing it out would not end."""
+    assert gsm8k_strict("#### " + " " * 100_000 + "18", EIGHTEEN) == 1
+    assert gsm8k_strict("####" + " " * 100_000 + "none", EIGHTEEN) == 0
+
+
 @pytest.mark.parametrize(
     ("text", "exact", "first"),
     [

@@ -153,8 +153,12 @@ def test_rows_without_an_answer_that_can_be_read(tmp_path):
     with pytest.raises(ValueError, match="does not accept the gold answer 'it is 5' of example 1"):
         load_task(read(**chosen))
     path.write_text(json.dumps({"question": "ab"}) + "\n")
-    with pytest.raises(ValueError, match="line 1 has no 'answer'"):
+    with pytest.raises(ValueError, match=r"line 1 has no 'answer'.*task.drop_unanswered"):
         load_task(read(**chosen))
+    with path.open("a") as more:
+        more.write(json.dumps({"question": "cd", "answer": "5"}) + "\n")
+    task = load_task(read(**chosen, task__held_out=str(path), task__drop_unanswered=True))
+    assert [example.prompt for example in task.held_out] == ["cd"]
 
 
 def test_files_and_tasks_that_are_not_there(tmp_path):
