@@ -22,8 +22,8 @@ def get_config(method: str = "grpo") -> ConfigDict:
     config.sampling.new_tokens = 2
     config.method.name = method
     config.method.entropy_coefficient = 0.03
-    if method == "dr_grpo":
-        config.method.max_length = 2
+    if method == "dapo":  # every response here is as long as its budget: none of them is overlong
+        config.method.max_response, config.method.overlong_cache = 4, 2
     config.optimizer.learning_rate = 1e-3
     config.optimizer.decay = "cosine"
     config.schedule.steps = 320

@@ -18,8 +18,14 @@ from experiments.reading import from_config_dict
 CONFIG = config_flags.DEFINE_config_file("config", None, "FILE.py[:argument].", lock_config=True)
 
 
-def start(main: Callable[[], None]) -> None:
-    """Parses the command line and runs a program."""
+def start(main: Callable[[], None], define: Callable[[], None] = lambda: None) -> None:
+    """Parses the command line and runs a program.
+
+    Args:
+      main: the program.
+      define: defines its flags; called here, so that programs can be imported together.
+    """
+    define()
     logging.set_verbosity(logging.WARNING)  # orbax tells of every file
     app.run(lambda _: main(), flags_parser=_parse)
 
@@ -61,13 +67,25 @@ def _parse(arguments: Sequence[str]) -> list[str]:
 
 def _name_the_unknown(arguments: Sequence[str]) -> None:
     """Stops at the first `--config.KEY` for which there is no KEY."""
-    location = next(text.removeprefix("--config=") for text in arguments if text.startswith("--config="))
+    location = _location(arguments)
+    if location is None:
+        return
     path, _, argument = location.partition(":")
     known = list(_keys(runpy.run_path(path)["get_config"](*filter(None, [argument]))))
     for text in arguments:
-        name = text.removeprefix("--config.").partition("=")[0]
-        if text.startswith("--config.") and name not in known:
+        flag, _, name = text.partition("=")[0].partition("config.")
+        if flag in ("-", "--") and name and name not in known:
             stop(f"there is no config key {name!r}; {nearest(name, known)}")
+
+
+def _location(arguments: Sequence[str]) -> str | None:
+    """What the command line gives as `--config=FILE` or `--config FILE`; the last one counts."""
+    found = None
+    for text, following in zip(arguments, [*arguments[1:], None], strict=True):
+        flag, given, value = text.partition("=")
+        if flag in ("-config", "--config"):
+            found = value if given else following
+    return found
 
 
 def _keys(section: config_dict.ConfigDict, path: str = "") -> Iterator[str]:

@@ -7,6 +7,8 @@
 from __future__ import annotations
 
 import dataclasses
+import datetime
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -14,8 +16,9 @@ from ml_collections import config_dict
 
 from experiments.functions import FUNCTIONS
 from experiments.methods import MethodConfig, nearest
-from experiments.reading import to_config_dict
+from experiments.reading import flatten, to_config_dict
 from gpg_jax.data import reversal
+from gpg_jax.decoding.sampling import Sampling
 
 
 def _at_least(key: str, value: float, least: float) -> None:
@@ -68,6 +71,7 @@ class TaskConfig:
       drop_long: whether longer prompts are left out; otherwise they are an error.
       drop_unanswered: of the task "files": whether rows without an answer are left out; otherwise likewise.
       chat: whether prompts that are plain text are asked as a user's message.
+      date: that a chat template may write into the prompt, as YYYY-MM-DD; the same on every day of a run.
       verifier: a key of `experiments.tasks.FUNCTIONS`; gives the outcome.
       rewards: such keys -> weights; the outcome itself for none.
       seed: of the split into training and held-out examples.
@@ -84,6 +88,7 @@ class TaskConfig:
     drop_long: bool = False
     drop_unanswered: bool = False
     chat: bool = False
+    date: str = "2025-01-01"
     verifier: str = "exact"
     rewards: dict[str, float] = dataclasses.field(default_factory=dict)
     seed: int = 0
@@ -103,6 +108,13 @@ class TaskConfig:
         for name in (self.verifier, *self.rewards):
             if name not in FUNCTIONS:
                 raise ValueError(f"there is no verifier or reward {name!r}; {nearest(name, FUNCTIONS)}")
+        for name, weight in self.rewards.items():
+            if isinstance(weight, bool) or not isinstance(weight, (int, float)):
+                raise ValueError(f"task.rewards.{name} is {weight!r}; a weight is a number")
+        try:
+            datetime.datetime.fromisoformat(self.date)
+        except ValueError as error:
+            raise ValueError(f"task.date is {self.date!r}; write it as 2025-01-01") from error
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -127,11 +139,22 @@ class SamplingConfig:
 
     def __post_init__(self) -> None:
         _at_least("sampling.new_tokens", self.new_tokens, 1)
+        if "" in self.stop:
+            raise ValueError("sampling.stop has an empty string, which would stop every response at once")
         if self.temperature <= 0:
             raise ValueError(
                 f"sampling.temperature is {self.temperature}: a greedy rollout cannot be trained on; "
                 "choose a temperature above 0 (experiments.evaluate decodes greedily besides)"
             )
+        try:
+            _ = self.distribution
+        except ValueError as error:
+            raise ValueError(f"sampling.{error}") from error
+
+    @property
+    def distribution(self) -> Sampling:
+        """What the decoding loop reads of it."""
+        return Sampling(self.temperature, self.top_k, self.top_p, self.min_p)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -163,6 +186,9 @@ class OptimizerConfig:
         _at_least("optimizer.warm_up", self.warm_up, 0)
         if self.learning_rate <= 0:
             raise ValueError(f"optimizer.learning_rate is {self.learning_rate}; it must be above 0")
+        for key in ("b1", "b2"):
+            if not 0 <= getattr(self, key) < 1:
+                raise ValueError(f"optimizer.{key} is {getattr(self, key)}; it must be from 0 to below 1")
         if self.clip_norm is not None and self.clip_norm <= 0:
             raise ValueError(f"optimizer.clip_norm is {self.clip_norm}; it must be above 0, or None")
 
@@ -285,6 +311,9 @@ class Experiment:
     output: OutputConfig = OutputConfig()
 
     def __post_init__(self) -> None:
+        for key, value in flatten(self).items():
+            if isinstance(value, float) and not math.isfinite(value):
+                raise ValueError(f"{key} is {value}; it must be finite")
         _at_least("seed", self.seed, 0)
         _at_least("task.seed", self.task.seed, 0)
         self.method.check_group(self.schedule.group)

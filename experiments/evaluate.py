@@ -18,21 +18,26 @@ from experiments import command_line, records
 from experiments.config import Experiment
 from experiments.evaluation import Answers, evaluate, make_evaluators
 from experiments.progress import say
-from experiments.reading import from_config_dict
 from experiments.setup import Setup, build, first_state
 from experiments.statistics import pass_at_k
-from experiments.workdir import read_workdir
-from gpg_jax.training.checkpoints import best_step, read_checkpoints, restore
+from experiments.trained import trained_config, trained_params
 from gpg_jax.types import Params
 
 FLAGS = flags.FLAGS
-flags.DEFINE_string("workdir", None, "Folder of a run whose checkpoint is evaluated.")
-flags.DEFINE_string("checkpoint", "latest", "latest, best, or the number of an iteration.")
-flags.DEFINE_string("data", None, "Questions and answers, .jsonl or .parquet, to ask instead.")
-flags.DEFINE_integer("examples", None, "The first so many examples; all by default.", lower_bound=1)
-flags.DEFINE_integer("samples", None, "Sampled responses to each; 0 for greedy ones alone.", lower_bound=0)
-flags.DEFINE_list("pass_at", [], "k of pass@k, at most the samples.")
-flags.DEFINE_string("out", None, "File of transcripts; by default evaluation.jsonl in the workdir.")
+
+
+def define() -> None:
+    """Defines the flags."""
+    flags.DEFINE_string("workdir", None, "Folder of a run whose checkpoint is evaluated.")
+    flags.DEFINE_string("checkpoint", "latest", "latest, best, or the number of an iteration.")
+    flags.DEFINE_string("data", None, "Questions and answers, .jsonl or .parquet, to ask instead.")
+    flags.DEFINE_integer("examples", None, "The first so many; else as the run was told.", lower_bound=1)
+    flags.DEFINE_list("mesh", ["-1", "1", "1"], "Devices along data, fsdp and tensor, with --workdir.")
+    flags.DEFINE_integer(
+        "samples", None, "Sampled responses to each; 0 for greedy ones alone.", lower_bound=0
+    )
+    flags.DEFINE_list("pass_at", [], "k of pass@k, at most the samples.")
+    flags.DEFINE_string("out", None, "File of transcripts; by default evaluation.jsonl in the workdir.")
 
 
 def main() -> None:
@@ -42,7 +47,10 @@ def main() -> None:
         config = _asked(_base())
         setup = build(config)
         if not setup.task.held_out:
-            raise ValueError("there is nothing to ask: the task holds nothing out; give --data=FILE.jsonl")
+            raise ValueError(
+                "there is nothing to ask: the task holds nothing out, or evaluation.examples is -1; "
+                "give --data=FILE.jsonl, or --examples"
+            )
         out = _out()
         params = _params(setup, console)
     for evaluator in make_evaluators(setup):
@@ -57,7 +65,9 @@ def _base() -> Experiment:
     given = command_line.config()
     if (given is None) == (FLAGS.workdir is None):
         raise ValueError("give either --workdir=FOLDER, for what a run has learnt, or --config=FILE.py")
-    return from_config_dict(Experiment, read_workdir(Path(FLAGS.workdir))) if given is None else given
+    if given is not None:
+        return given
+    return trained_config(Path(FLAGS.workdir), FLAGS.mesh)
 
 
 def _asked(config: Experiment) -> Experiment:
@@ -91,19 +101,7 @@ def _out() -> Path:
 def _params(setup: Setup, console: Console) -> Params:
     if FLAGS.workdir is None:
         return first_state(setup).params
-    with read_checkpoints(Path(FLAGS.workdir) / "checkpoints") as checkpoints:
-        steps = None
-        if FLAGS.checkpoint == "best":
-            steps = [best_step(checkpoints)]
-        elif FLAGS.checkpoint.isdigit():
-            steps = [int(FLAGS.checkpoint)]
-        elif FLAGS.checkpoint != "latest":
-            raise ValueError(f"--checkpoint={FLAGS.checkpoint} is not latest, best, or a number")
-        restored = restore(checkpoints, setup.like, lambda text: say(console, text, "bold red"), steps)
-    if restored is None:
-        raise ValueError(f"the run in {FLAGS.workdir} has no checkpoint yet")
-    say(console, f"checkpoint of iteration {restored.step}")
-    return restored.state.params
+    return trained_params(setup, Path(FLAGS.workdir), FLAGS.checkpoint, console)
 
 
 def _show(console: Console, kind: str, answers: Answers) -> None:
@@ -118,4 +116,4 @@ def _show(console: Console, kind: str, answers: Answers) -> None:
 
 
 if __name__ == "__main__":
-    command_line.start(main)
+    command_line.start(main, define)

@@ -5,10 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
-import jax
 import numpy as np
 
-from experiments.setup import Setup, compiled_decode, sampling_of, stream
+from experiments.setup import Setup, compiled_decode, stream
 from experiments.statistics import Accuracy, accuracy
 from experiments.transcripts import transcript
 from gpg_jax.data.examples import Example
@@ -54,7 +53,10 @@ class Answers(NamedTuple):
 def make_evaluators(setup: Setup) -> tuple[Evaluator, ...]:
     """The ways to ask that a configuration wants: sampled first."""
     wanted = setup.config.evaluation
-    kinds = {"sampled": (wanted.samples, sampling_of(setup.config)), "greedy": (wanted.greedy, GREEDY)}
+    kinds = {
+        "sampled": (wanted.samples, setup.config.sampling.distribution),
+        "greedy": (wanted.greedy, GREEDY),
+    }
     return tuple(
         Evaluator(setup, kind, int(samples), compiled_decode(setup, sampling))
         for kind, (samples, sampling) in kinds.items()
@@ -70,23 +72,31 @@ def evaluate(evaluator: Evaluator, params: Params, examples: Sequence[Example]) 
       params: of the policy.
       examples: what to ask, at least one.
     """
-    size = evaluator.setup.config.evaluation.batch
+    size = _batch_size(evaluator.setup, len(examples))
     starts = range(0, len(examples), size)
-    batches = [_ask(evaluator, params, examples[start : start + size], start) for start in starts]
+    batches = [_ask(evaluator, params, examples[start : start + size], start, size) for start in starts]
     correct = np.concatenate([found for found, _ in batches])
     return Answers(correct, accuracy(correct), [row for _, rows in batches for row in rows])
 
 
+def _batch_size(setup: Setup, count: int) -> int:
+    """Prompts that are decoded at once: no more than there are, as a multiple of the replicas."""
+    shards = setup.schedule.plan.shards
+    return min(setup.config.evaluation.batch, -(-count // shards) * shards)
+
+
 def _ask(
-    evaluator: Evaluator, params: Params, examples: Sequence[Example], start: int
+    evaluator: Evaluator, params: Params, examples: Sequence[Example], start: int, size: int
 ) -> tuple[np.ndarray, list[dict[str, Any]]]:
-    """One batch; the last one is filled up with copies of its first example, which are not judged."""
+    """One batch; the last one is filled up with copies of its first example, which are not judged.
+
+    A row's randomness is named by its place among all rows, whatever the batches are.
+    """
     setup, samples = evaluator.setup, evaluator.samples
-    config = setup.config
-    filled = [*examples, *[examples[0]] * (config.evaluation.batch - len(examples))]
-    prompts = pad_prompts([setup.task.encode(example) for example in filled], config.task.prompt_tokens)
-    uid = np.arange(len(filled) * samples, dtype=np.int32)
-    key = jax.random.fold_in(stream(config, "evaluation"), start)
+    filled = [*examples, *[examples[0]] * (size - len(examples))]
+    prompts = pad_prompts([setup.task.encode(example) for example in filled], setup.config.task.prompt_tokens)
+    uid = np.arange(start * samples, (start + size) * samples, dtype=np.int32)
+    key = stream(setup.config, "evaluation")
     responses = Responses(*fetch(evaluator.decode(params, *prompts, uid, key)))
     owners = [example for example in examples for _ in range(samples)]
     ids = response_ids(responses)[: len(owners)]

@@ -75,16 +75,38 @@ class MethodConfig:
             )
 
 
-def make_method(config: MethodConfig) -> Method:
+def make_method(config: MethodConfig, new_tokens: int) -> Method:
     """The method that a configuration names.
+
+    Args:
+      config: its part of the configuration.
+      new_tokens: budget of a response.
 
     Raises:
       ValueError: arguments that the method refuses.
     """
     try:
-        return ALGORITHMS[config.name](**config.arguments)
+        return ALGORITHMS[config.name](**budgets(config, new_tokens), **config.arguments)
     except ValueError as error:
         raise ValueError(f"the method {config.name!r} refuses its arguments: {error}") from error
+
+
+def budgets(config: MethodConfig, new_tokens: int) -> dict[str, Any]:
+    """Lengths that a method takes from the budget of a response where the configuration gives none.
+
+    Dr. GRPO's constant is that budget; DAPO's overlong shaping ends at it and begins a fifth before, as
+    in the papers.
+
+    Args:
+      config: the method's part of the configuration.
+      new_tokens: budget of a response.
+    """
+    given, derived = config.arguments, {}
+    if given.get("aggregation", "constant_length" if config.name == "dr_grpo" else "") == "constant_length":
+        derived = {"max_length": new_tokens}
+    if config.name == "dapo" and not {"max_response", "overlong_cache"} & given.keys():
+        derived |= {"max_response": new_tokens, "overlong_cache": max(new_tokens // 5, 1)}
+    return {name: value for name, value in derived.items() if name not in given}
 
 
 def nearest(name: str, known: Iterable[str]) -> str:

@@ -28,9 +28,13 @@ from gpg_jax.losses.objective import coefficients
 from gpg_jax.types import Batch, Rollout, Scores
 
 FLAGS = flags.FLAGS
-flags.DEFINE_string("workdir", None, "Folder of a run.")
-flags.DEFINE_integer("step", None, "Iteration of the rollout; the last one saved by default.")
-flags.DEFINE_list("method", [], "Methods to compare; all of them by default.")
+
+
+def define() -> None:
+    """Defines the flags."""
+    flags.DEFINE_string("workdir", None, "Folder of a run.")
+    flags.DEFINE_integer("step", None, "Iteration of the rollout; the last one saved by default.")
+    flags.DEFINE_list("method", [], "Methods to compare; all of them by default.")
 
 
 def main() -> None:
@@ -60,9 +64,10 @@ def push(name: str, rollout: Rollout) -> np.ndarray | None:
     Raises:
       ValueError: no such method.
     """
-    method = make_method(MethodConfig(name=name))
+    new_tokens = rollout.tokens.shape[1] - int(rollout.prompt_length.min())
+    method = make_method(MethodConfig(name=name), new_tokens)
     if "reference" in method.needs:
-        method = make_method(MethodConfig(name=name, arguments={"kl_coefficient": 0.0}))
+        method = make_method(MethodConfig(name=name, arguments={"kl_coefficient": 0.0}), new_tokens)
     if method.needs - {"old"}:
         return None
     old = Scores(rollout.behaviour_log_prob)
@@ -127,4 +132,4 @@ def _saved(workdir: str | None, step: int | None) -> tuple[int, Path]:
 
 
 if __name__ == "__main__":
-    command_line.start(main)
+    command_line.start(main, define)

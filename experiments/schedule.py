@@ -9,6 +9,7 @@ from jax.sharding import Mesh
 from rich.table import Table
 
 from experiments.config import Experiment
+from experiments.methods import budgets
 from gpg_jax.policies.score import Layout
 from gpg_jax.training.plan import Plan
 from gpg_jax.training.sharding import make_mesh, row_shards
@@ -85,8 +86,9 @@ def table(config: Experiment, schedule: Schedule, parameters: int) -> Table:
     mesh = " × ".join(f"{name} {size}" for name, size in schedule.mesh.shape.items())
     layout, new = plan.layout, schedule.new_tokens
     own = plan.micro_rows // plan.shards
+    lengths = budgets(config.method, layout.new_slots)
     rows = {
-        "method": config.method.name,
+        "method": ", ".join([config.method.name, *(f"{name} {value}" for name, value in lengths.items())]),
         "policy": f"{config.model.name or 'from scratch'}, {parameters:,} parameters, {config.model.dtype}",
         "devices": f"{schedule.mesh.size} {schedule.mesh.devices.flat[0].platform} ({mesh})",
         "steps": f"{schedule.steps:,} iterations, {schedule.updates:,} updates",

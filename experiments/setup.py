@@ -26,7 +26,7 @@ from gpg_jax.policies.pretrained import load_pretrained
 from gpg_jax.policies.transformer import transformer
 from gpg_jax.training.checkpoints import template
 from gpg_jax.training.collect import Collector, Decode
-from gpg_jax.training.sharding import ROWS, decode_specs, parameter_specs, state_shardings
+from gpg_jax.training.sharding import ROWS, parameter_specs, state_shardings
 from gpg_jax.training.state import TrainState, create_state
 from gpg_jax.training.step import Program, Step, compile_step, make_step
 from gpg_jax.types import Array, Method, Params, Rollout
@@ -42,20 +42,24 @@ class Setup(NamedTuple):
       config: what was asked for.
       schedule: what it comes to.
       task: examples, prompts and judgements.
+      architecture: sizes of the network.
       policy: the network.
       pretrained: its parameters on the host, or None where it starts from scratch.
       method: what is done with a rollout.
       optimizer: what is done with a gradient.
+      automaton: what stops a response.
       like: shapes and places of the state.
     """
 
     config: Experiment
     schedule: Schedule
     task: Task
+    architecture: Architecture
     policy: Policy
     pretrained: Params | None
     method: Method
     optimizer: optax.GradientTransformation
+    automaton: Automaton
     like: TrainState
 
 
@@ -69,13 +73,27 @@ def build(config: Experiment) -> Setup:
     task = load_task(config)
     architecture, pretrained = _load_model(config.model, task.tokenizer)
     check_tokenizer_fits(task.tokenizer, architecture.vocab_size)
+    top_k, tokens = config.sampling.top_k, architecture.vocab_size
+    if top_k > tokens:
+        raise ValueError(f"sampling.top_k is {top_k}, and the model has {tokens} tokens; 0 keeps all")
     _check_lengths(config, architecture)
     policy = transformer(architecture, dtype=jnp.dtype(config.model.dtype), remat=config.model.remat)
     optimizer = make_optimizer(config.optimizer, schedule.updates)
     key = jax.random.key(0)
     shapes = jax.eval_shape(lambda key: create_state(policy.init(key), method, optimizer, key), key)
     like = template(shapes, state_shardings(shapes, optimizer, schedule.mesh))
-    return Setup(config, schedule, task, policy, pretrained, method, optimizer, like)
+    return Setup(
+        config=config,
+        schedule=schedule,
+        task=task,
+        architecture=architecture,
+        policy=policy,
+        pretrained=pretrained,
+        method=method,
+        optimizer=optimizer,
+        automaton=_stops(config, task.tokenizer, policy.vocab_size),
+        like=like,
+    )
 
 
 def stream(config: Experiment, name: str) -> Array:
@@ -117,10 +135,10 @@ def compiled_decode(setup: Setup, sampling: Sampling | None = None) -> Decode:
     return compile_decode(
         setup.policy,
         mesh,
-        decode_specs(parameter_specs(setup.like.params, mesh)),
+        parameter_specs(setup.like.params, mesh),
         new_slots=setup.config.sampling.new_tokens,
-        sampling=sampling_of(setup.config) if sampling is None else sampling,
-        automaton=_automaton(setup),
+        sampling=setup.config.sampling.distribution if sampling is None else sampling,
+        automaton=setup.automaton,
     )
 
 
@@ -139,12 +157,6 @@ def make_collector(setup: Setup) -> Collector:
     )
 
 
-def sampling_of(config: Experiment) -> Sampling:
-    """How rollouts are sampled."""
-    chosen = config.sampling
-    return Sampling(chosen.temperature, chosen.top_k, chosen.top_p, chosen.min_p)
-
-
 def count(params: Params) -> int:
     """Numbers in a pytree."""
     return sum(leaf.size for leaf in jax.tree.leaves(params))
@@ -152,7 +164,7 @@ def count(params: Params) -> int:
 
 def _method(config: Experiment) -> Method:
     """The method, with what is only watched among its needs."""
-    method, output = make_method(config.method), config.output
+    method, output = make_method(config.method, config.sampling.new_tokens), config.output
     watched = {name for name, wanted in (("entropy", output.entropy), ("reference", output.kl)) if wanted}
     return method._replace(needs=method.needs | watched)
 
@@ -171,12 +183,8 @@ def _load_model(config: ModelConfig, tokenizer: Tokenizer) -> tuple[Architecture
     ), None
 
 
-def _automaton(setup: Setup) -> Automaton:
-    return compile_automaton(
-        setup.config.sampling.stop,
-        vocabulary_bytes(setup.task.tokenizer, setup.policy.vocab_size),
-        setup.task.tokenizer.eos_ids,
-    )
+def _stops(config: Experiment, tokenizer: Tokenizer, vocab_size: int) -> Automaton:
+    return compile_automaton(config.sampling.stop, vocabulary_bytes(tokenizer, vocab_size), tokenizer.eos_ids)
 
 
 def _check_lengths(config: Experiment, architecture: Architecture) -> None:

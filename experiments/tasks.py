@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import datetime
+import functools
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -10,7 +12,7 @@ from experiments.config import Experiment, TaskConfig
 from experiments.functions import FUNCTIONS
 from experiments.methods import nearest
 from gpg_jax.data import arithmetic, files, gsm8k, puzzles, reversal
-from gpg_jax.data.chat import chat_tokens, load_chat_template
+from gpg_jax.data.chat import ChatTemplate, chat_tokens, load_chat_template
 from gpg_jax.data.examples import Example
 from gpg_jax.data.loader import Loader, loader
 from gpg_jax.data.tokenizers import Tokenizer, character_tokenizer, load_tokenizer
@@ -138,14 +140,18 @@ def _read_file(path: str, drop_unanswered: bool) -> list[Example]:
 def _encoder(task: TaskConfig, tokenizer: Tokenizer, folder: Path | None) -> Callable[[Example], list[int]]:
     """Texts as they are, messages (and texts, with `task.chat`) by the model's chat template."""
 
+    @functools.cache
+    def template() -> ChatTemplate:
+        if folder is None:
+            raise ValueError("a model from scratch has no chat template; give it plain prompts")
+        return load_chat_template(folder)
+
     def encode(example: Example) -> list[int]:
         if isinstance(example.prompt, str) and not task.chat:
             return tokenizer.encode_prompt(example.prompt)
-        if folder is None:
-            raise ValueError("a model from scratch has no chat template; give it plain prompts")
         asked = example.prompt
         messages = ({"role": "user", "content": asked},) if isinstance(asked, str) else asked
-        return chat_tokens(tokenizer, load_chat_template(folder), messages)
+        return chat_tokens(tokenizer, template(), messages, now=datetime.datetime.fromisoformat(task.date))
 
     return encode
 

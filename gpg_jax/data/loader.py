@@ -5,6 +5,8 @@ Shuffling, sharding and the iterator's state are grain's.
 
 from __future__ import annotations
 
+import json
+import zlib
 from typing import Any
 
 import grain
@@ -73,6 +75,7 @@ def loader(
     reading = grain.ReadOptions(num_threads=0, prefetch_buffer_size=0)  # rows are small: threads cost more
     settings = {
         "examples": len(source),
+        "digest": _digest(source),
         "batch_size": batch_size,
         "seed": seed,
         "shard_index": shard_index,
@@ -80,3 +83,12 @@ def loader(
     }
     batches = dataset.to_iter_dataset(reading).batch(batch_size, batch_fn=list)
     return Loader(iter(batches), settings)
+
+
+def _digest(source: Source) -> int:
+    """CRC-32 of all prompts and answers: a file that was edited between two runs is noticed."""
+    digest = 0
+    for index in range(len(source)):
+        example = source[index]
+        digest = zlib.crc32(json.dumps([example.prompt, example.answer]).encode(), digest)
+    return digest

@@ -31,6 +31,13 @@ def _whole(logits: Array) -> Array:
     return jax.lax.with_sharding_constraint(logits, Spec())
 
 
+def decode_specs(specs: Params) -> Params:
+    """The partitions with `fsdp` gathered: how parameters lie while decoding."""
+    return jax.tree.map(
+        lambda spec: Spec(*(None if name == "fsdp" else name for name in spec)), specs, is_leaf=_is_spec
+    )
+
+
 def compile_decode(
     policy: Policy,
     mesh: Mesh,
@@ -46,7 +53,7 @@ def compile_decode(
     Args:
       policy: the network.
       mesh: where to decode.
-      specs: partitions of the parameters while decoding, see `training.sharding.decode_specs`.
+      specs: partitions of the parameters, of which `policy.for_decoding` keeps the tree.
       new_slots: budget of new tokens.
       sampling: temperature and truncation.
       automaton: what stops a row.
@@ -80,13 +87,21 @@ def compile_decode(
         out_specs=_ROWS,
         check_vma=False,
     )
-    gathered = jax.tree.map(
-        lambda spec: NamedSharding(mesh, spec), specs, is_leaf=lambda leaf: isinstance(leaf, Spec)
-    )
+    stored, gathered = _on(mesh, specs), _on(mesh, decode_specs(specs))
 
     @jax.jit
     def run(params: Params, prompts: Array, prompt_length: Array, uid: Array, key: Array) -> Responses:
-        params = jax.lax.with_sharding_constraint(params, gathered)
-        return replicated(policy.for_decoding(params), prompts, prompt_length, uid, key)
+        # Held in place while they are rounded: else they may be gathered first, in twice the bytes.
+        rounded = jax.lax.with_sharding_constraint(policy.for_decoding(params), stored)
+        whole = jax.lax.with_sharding_constraint(rounded, gathered)
+        return replicated(whole, prompts, prompt_length, uid, key)
 
     return run
+
+
+def _is_spec(leaf: Any) -> bool:
+    return isinstance(leaf, Spec)
+
+
+def _on(mesh: Mesh, specs: Any) -> Any:
+    return jax.tree.map(lambda spec: NamedSharding(mesh, spec), specs, is_leaf=_is_spec)

@@ -98,15 +98,6 @@ def parameter_specs(params: Params, mesh: Mesh, rules: Sequence[tuple[str, Spec]
     )
 
 
-def decode_specs(specs: Params) -> Params:
-    """The partitions with `fsdp` gathered: how parameters lie while decoding."""
-    return jax.tree.map(
-        lambda spec: Spec(*(None if name == "fsdp" else name for name in spec)),
-        specs,
-        is_leaf=lambda leaf: isinstance(leaf, Spec),
-    )
-
-
 def named(specs: Any, mesh: Mesh) -> Any:
     """Partitions as shardings on a mesh."""
     return jax.tree.map(

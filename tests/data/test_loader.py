@@ -111,15 +111,24 @@ def test_no_examples_are_refused():
 
 @pytest.mark.parametrize(
     ("name", "other"),
-    [("examples", 59), ("batch_size", 9), ("seed", 1), ("shard_index", 1), ("shard_count", 3)],
+    [("examples", 59), ("digest", 7), ("batch_size", 9), ("seed", 1), ("shard_index", 1), ("shard_count", 3)],
 )
 def test_the_place_of_another_loader_is_refused_and_nothing_moves(name, other):
     mine = {"batch_size": 8, "seed": 0, "shard_index": 0, "shard_count": 2}
     batches = loader(source(), **mine)
-    foreign = batches.get_state() | {"settings": mine | {"examples": COUNT, name: other}}
+    place = batches.get_state()
+    foreign = place | {"settings": place["settings"] | {name: other}}
     with pytest.raises(ValueError, match=f"not a place of this loader: its {name} was {other}"):
         batches.set_state(foreign)
     assert take(batches, 2) == take(loader(source(), **mine), 2)
+
+
+def test_an_edited_example_is_noticed():
+    changed = source()
+    changed[7] = Example("question 7", "8")
+    place = loader(source(), batch_size=8, seed=0).get_state()
+    with pytest.raises(ValueError, match="not a place of this loader: its digest was"):
+        loader(changed, batch_size=8, seed=0).set_state(place)
 
 
 @pytest.mark.parametrize("state", [None, {}, {"next_index": 3}])

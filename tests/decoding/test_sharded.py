@@ -1,17 +1,20 @@
 """Decoding on eight devices: the same tokens, no weights on the move inside the loop."""
 
+import re
+
 import hlo
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 import small
+from jax.sharding import PartitionSpec
 
 from gpg_jax.decoding.automaton import compile_automaton
 from gpg_jax.decoding.loop import decode
 from gpg_jax.decoding.sampling import Sampling
 from gpg_jax.decoding.sharded import compile_decode
-from gpg_jax.training.sharding import decode_specs, make_mesh, named, parameter_specs
+from gpg_jax.training.sharding import make_mesh, named, parameter_specs
 
 OPTIONS = dict(
     new_slots=6,
@@ -24,11 +27,17 @@ LENGTHS = np.array([5, 4, 3, 2, 1, 5, 5, 5], np.int32)
 UID = np.arange(16, dtype=np.int32)
 
 
+def leaves(params, specs):
+    """Pairs of a parameter and its partition."""
+    partitions = jax.tree.leaves(specs, is_leaf=lambda leaf: isinstance(leaf, PartitionSpec))
+    return zip(jax.tree.leaves(params), partitions, strict=True)
+
+
 def lowered(shape):
     mesh = make_mesh(shape)
     specs = parameter_specs(small.params(), mesh)
     params = jax.device_put(small.params(), named(specs, mesh))
-    run = compile_decode(small.policy(), mesh, decode_specs(specs), **OPTIONS)
+    run = compile_decode(small.policy(), mesh, specs, **OPTIONS)
     return run, (params, PROMPTS, LENGTHS, UID, jax.random.key(3))
 
 
@@ -47,6 +56,23 @@ def test_a_mesh_draws_the_same_tokens(alone, shape):
     responses = run(*arguments)
     np.testing.assert_array_equal(responses.tokens, alone.tokens)
     np.testing.assert_allclose(responses.log_prob, alone.log_prob, atol=1e-5)
+
+
+def test_parameters_are_rounded_before_they_are_gathered():
+    """Half the bytes on the wire. What is gathered was computed from bfloat16, which a CPU then widens."""
+    mesh = make_mesh((1, 8, 1))
+    policy, specs = small.policy(dtype=jnp.bfloat16), parameter_specs(small.params(), mesh)
+    params = jax.device_put(small.params(), named(specs, mesh))
+    with hlo.optimised():
+        run = compile_decode(policy, mesh, specs, **OPTIONS)
+        text = run.lower(params, PROMPTS, LENGTHS, UID, jax.random.key(3)).compile().as_text()
+    gathered = re.findall(r"all-gather\(%?([\w.\-]+)\)", text)
+    assert len(gathered) == sum(
+        leaf.ndim > 1 and "fsdp" in spec for leaf, spec in leaves(small.params(), specs)
+    )
+    for name in gathered:
+        (called,) = re.findall(rf"%?{re.escape(name)} = .*calls=%?([\w.\-]+)", text)
+        assert "bf16[" in hlo.computations(text)[called], name
 
 
 def test_a_replica_that_is_done_stops(alone):

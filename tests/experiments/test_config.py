@@ -7,9 +7,10 @@ import jax
 import pytest
 
 from experiments.config import Experiment, default_config
-from experiments.methods import ARGUMENTS, make_method
+from experiments.methods import ARGUMENTS, MethodConfig, budgets, make_method
 from experiments.reading import flatten, from_config_dict
 from experiments.schedule import derive
+from experiments.setup import build
 from experiments.tasks import load_task
 from gpg_jax.algorithms import ALGORITHMS
 
@@ -36,7 +37,7 @@ def test_values_are_typed():
 def test_method_arguments_are_those_given():
     config = read(method__name="dapo", method__clip_high=0.3, method__none="overlong_cache")
     assert config.method.arguments == {"clip_high": 0.3, "overlong_cache": None}
-    assert make_method(config.method).resample
+    assert make_method(config.method, 16).resample
 
 
 def test_every_method_has_all_its_plain_arguments():
@@ -75,6 +76,16 @@ SENTENCES = {
     "dtype": (dict(model__dtype="float16"), r"model.dtype is 'float16'; it must be 'float32' or 'bfloat16'"),
     "verifier": (dict(task__verifier="exat"), r"no verifier or reward 'exat'; the nearest is 'exact'"),
     "reward": (dict(task__rewards={"exat": 1.0}), r"no verifier or reward 'exat'"),
+    "empty stop string": (dict(sampling__stop=("\n", "")), r"sampling.stop has an empty string"),
+    "mass": (dict(sampling__top_p=0.0), r"sampling.top_p must be in \(0, 1\]"),
+    "least probability": (dict(sampling__min_p=2.0), r"sampling.min_p must be in \[0, 1\]"),
+    "not a number": (dict(sampling__temperature=float("nan")), r"temperature .*must be finite"),
+    "infinite rate": (dict(optimizer__learning_rate=float("inf")), r"learning_rate is inf; it must be finite"),
+    "an argument": (dict(method__clip=float("nan")), r"method.arguments.clip is nan; it must be finite"),
+    "moments": (dict(optimizer__b1=2.0), r"optimizer.b1 is 2.0; it must be from 0 to below 1"),
+    "a weight in words": (dict(task__rewards={"exact": "high"}), r"exact is .high.; a weight is a number"),
+    "an infinite weight": (dict(task__rewards={"exact": float("inf")}), r"task.rewards.exact is inf"),
+    "date": (dict(task__date="yesterday"), r"task.date is 'yesterday'; write it as 2025-01-01"),
     "nothing to ask": (dict(evaluation__samples=0, evaluation__greedy=False), r"there is nothing to ask"),
 }  # fmt: skip
 
@@ -91,12 +102,35 @@ def test_a_group_of_one_is_for_methods_without_a_group_baseline():
 
 @pytest.mark.parametrize("name", ALGORITHMS)
 def test_every_method_is_made_by_name(name):
-    assert make_method(read(method__name=name).method).objective
+    assert make_method(read(method__name=name).method, 16).objective
 
 
 def test_a_method_refuses_in_a_sentence():
     with pytest.raises(ValueError, match="'grpo' refuses its arguments: kl_coefficient must not be negative"):
-        make_method(read(method__kl_coefficient=-1.0).method)
+        make_method(read(method__kl_coefficient=-1.0).method, 16)
+
+
+@pytest.mark.parametrize(
+    "method, arguments, expected",
+    [
+        ("dapo", {}, {"max_response": 512, "overlong_cache": 102}),
+        ("dapo", {"max_response": 300}, {}),
+        ("dr_grpo", {}, {"max_length": 512}),
+        ("dr_grpo", {"max_length": 300}, {}),
+        ("dr_grpo", {"aggregation": "token_mean"}, {}),
+        ("grpo", {}, {}),
+        ("grpo", {"aggregation": "constant_length"}, {"max_length": 512}),
+    ],
+)
+def test_lengths_come_from_the_budget_unless_given(method, arguments, expected):
+    assert budgets(MethodConfig(name=method, arguments=arguments), 512) == expected
+
+
+def test_more_tokens_than_there_are_cannot_be_kept():
+    with pytest.raises(
+        ValueError, match=r"sampling.top_k is 1000, and the model has \d+ tokens; 0 keeps all"
+    ):
+        build(read(sampling__top_k=1000))
 
 
 def test_the_derived_schedule():

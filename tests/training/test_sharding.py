@@ -9,7 +9,8 @@ from jax.sharding import AxisType
 from jax.sharding import PartitionSpec as Spec
 
 from gpg_jax.algorithms import ALGORITHMS
-from gpg_jax.training.sharding import decode_specs, make_mesh, parameter_specs, row_shards, state_shardings
+from gpg_jax.decoding.sharded import decode_specs
+from gpg_jax.training.sharding import make_mesh, parameter_specs, row_shards, state_shardings
 from gpg_jax.training.state import create_state
 
 SHAPES = jax.eval_shape(small.policy().init, jax.random.key(0))

@@ -1,0 +1,65 @@
+"""What a run has learnt: its configuration and the parameters of one of its checkpoints."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from pathlib import Path
+
+from rich.console import Console
+
+from experiments.config import Experiment
+from experiments.progress import say
+from experiments.reading import from_config_dict
+from experiments.setup import Setup
+from experiments.workdir import read_workdir
+from gpg_jax.training.checkpoints import Checkpoints, best_step, read_checkpoints, restore
+from gpg_jax.types import Params
+
+
+def trained_config(workdir: Path, mesh: Sequence[str]) -> Experiment:
+    """The configuration of a run, on devices that need not be those it was trained on.
+
+    Args:
+      workdir: of the run.
+      mesh: devices along `data`, `fsdp` and `tensor`.
+
+    Raises:
+      ValueError: no run there, or no mesh.
+    """
+    trained = from_config_dict(Experiment, read_workdir(workdir))
+    try:
+        return dataclasses.replace(trained, mesh=tuple(int(size) for size in mesh))
+    except ValueError as error:
+        raise ValueError(f"--mesh={','.join(mesh)} is not three numbers, like -1,1,1") from error
+
+
+def trained_params(setup: Setup, workdir: Path, checkpoint: str, console: Console) -> Params:
+    """The parameters of a checkpoint.
+
+    Args:
+      setup: of the run.
+      workdir: of the run.
+      checkpoint: "latest", "best", or the number of an iteration.
+      console: where a person reads.
+
+    Raises:
+      ValueError: no such checkpoint, or one that is damaged.
+    """
+    with read_checkpoints(workdir / "checkpoints") as checkpoints:
+        steps = _steps(checkpoints, checkpoint)
+        restored = restore(checkpoints, setup.like, lambda text: say(console, text, "bold red"), steps)
+    if restored is None:
+        raise ValueError(f"the run in {workdir} has no checkpoint yet")
+    say(console, f"checkpoint of iteration {restored.step}")
+    return restored.state.params
+
+
+def _steps(checkpoints: Checkpoints, checkpoint: str) -> list[int] | None:
+    if checkpoint == "latest":
+        return None
+    if checkpoint == "best":
+        return [best_step(checkpoints)]
+    if not checkpoint.isdigit():
+        raise ValueError(f"--checkpoint={checkpoint} is not latest, best, or a number")
+    return [int(checkpoint)]
