@@ -20,29 +20,37 @@ FIELDS = tuple(Rollout.__annotations__)
 
 
 class Output(NamedTuple):
-    """An open folder of a run."""
+    """An open folder of a run; `events` is None on processes that do not write."""
 
     workdir: Path
-    events: SummaryWriter
+    events: SummaryWriter | None
 
 
 def open_output(workdir: Path, step: int) -> Output:
     """Opens a folder behind a step; what a killed process wrote of later steps is removed.
 
     Args:
-      workdir: exists.
+      workdir: exists, and is the run's.
       step: last step that is kept, -1 for none.
     """
     for name in (METRICS, TRANSCRIPTS, EVALUATIONS):
         records.keep_through(workdir / name, step)
     for path in workdir.glob("rollouts/*"):
-        if not path.stem.isdigit() or int(path.stem) > step:
+        if path.suffix in (".npz", ".tmp") and path.stem.isdecimal() and int(path.stem) > step:
             path.unlink()
     return Output(workdir, SummaryWriter(str(workdir / "tensorboard"), purge_step=step + 1))
 
 
+def close_output(output: Output) -> None:
+    """Hands what is left to the disk."""
+    if output.events is not None:
+        output.events.close()
+
+
 def write_metrics(output: Output, step: int, metrics: Mapping[str, float]) -> None:
     """One line of `metrics.jsonl`, and one point of every curve."""
+    if output.events is None:
+        return
     records.append(output.workdir / METRICS, [{"step": step, **metrics}])
     for name, value in metrics.items():
         output.events.add_scalar(name, value, step)
@@ -50,16 +58,25 @@ def write_metrics(output: Output, step: int, metrics: Mapping[str, float]) -> No
 
 def write_transcripts(output: Output, name: str, rows: Iterable[Mapping[str, Any]]) -> None:
     """Lines of `transcripts.jsonl` or `evaluations.jsonl`."""
-    records.append(output.workdir / name, rows)
+    if output.events is not None:
+        records.append(output.workdir / name, rows)
 
 
-def write_rollout(path: Path, rollout: Rollout) -> Path:
+def write_rollout(output: Output, folder: str, step: int, rollout: Rollout) -> Path:
     """Saves a rollout whole; the file appears by a rename.
 
     Args:
-      path: of the file.
+      output: of the run.
+      folder: "rollouts" or "diagnosis".
+      step: its iteration.
       rollout: rows in NumPy.
+
+    Returns:
+      The path of the file.
     """
+    path = output.workdir / folder / f"{step}.npz"
+    if output.events is None:
+        return path
     path.parent.mkdir(exist_ok=True)
     scratch = path.with_suffix(".tmp")
     with scratch.open("wb") as file:

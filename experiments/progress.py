@@ -20,7 +20,7 @@ def show_progress(console: Console, steps: int, done: int) -> Iterator[Advance]:
       steps: iterations of the run.
       done: iterations that were done before.
     """
-    if not console.is_terminal:
+    if console.quiet or not console.is_terminal:
         yield lambda step, metrics: say(console, f"{step}/{steps}  {summary(metrics)}")
         return
     columns = (MofNCompleteColumn(), BarColumn(), TextColumn("{task.description}"), TimeRemainingColumn())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
 from pathlib import Path
 from typing import NamedTuple
@@ -15,8 +16,11 @@ from experiments.measures import broken, measure, score
 from experiments.progress import say, show_progress
 from experiments.report import write_report
 from experiments.setup import Setup, compiled_step, first_state, make_collector, stream
+from experiments.workdir import refusals
 from gpg_jax.training.checkpoints import Checkpoints, open_checkpoints, restore, save, set_aside
+from gpg_jax.training.collect import judged_once
 from gpg_jax.training.loop import Iteration, iterations
+from gpg_jax.training.processes import is_first, on_first
 from gpg_jax.training.state import TrainState
 from gpg_jax.types import Params
 
@@ -25,12 +29,21 @@ Accuracies = dict[str, dict[str, float]]
 
 
 class Start(NamedTuple):
-    """Where a run begins or goes on: iterations done, the state behind them, and what was measured."""
+    """Where a run begins or goes on.
+
+    Attributes:
+      step: iterations done.
+      state: behind them.
+      accuracies: what was measured.
+      resumed: whether it goes on.
+      output: the open folder.
+    """
 
     step: int
     state: TrainState
     accuracies: Accuracies
     resumed: bool
+    output: out.Output
 
 
 class Run(NamedTuple):
@@ -56,18 +69,19 @@ def open_run(setup: Setup, workdir: Path, console: Console) -> tuple[Checkpoints
       Its open checkpoints; the newest sound one, or the first state.
 
     Raises:
-      ValueError: checkpoints that are all damaged, or of another run.
+      ValueError: checkpoints that are all damaged, or of another run, or a folder that cannot be written.
     """
     kept, folder = setup.config.checkpoint, workdir / "checkpoints"
     checkpoints = open_checkpoints(folder, keep_latest=kept.keep_latest, keep_best=kept.keep_best)
     restored = restore(checkpoints, setup.like, lambda text: say(console, text, "bold red"))
     if restored is None:
-        return checkpoints, Start(0, first_state(setup), {}, False)
+        return checkpoints, Start(0, first_state(setup), {}, False, _open_output(workdir, -1))
     if restored.damaged:
         say(console, f"moved to {set_aside(checkpoints, restored.damaged)}", "bold red")
     say(console, f"resuming after iteration {restored.step}")
     setup.task.batches.set_state(restored.host["cursor"])
-    return checkpoints, Start(restored.step, restored.state, restored.host["accuracies"], True)
+    output = _open_output(workdir, restored.step)
+    return checkpoints, Start(restored.step, restored.state, restored.host["accuracies"], True, output)
 
 
 def finish_run(setup: Setup, workdir: Path, console: Console, checkpoints: Checkpoints, start: Start) -> None:
@@ -83,18 +97,18 @@ def finish_run(setup: Setup, workdir: Path, console: Console, checkpoints: Check
     Raises:
       FloatingPointError: a loss or gradient that is not finite.
     """
-    with checkpoints:
-        output = out.open_output(workdir, start.step if start.resumed else -1)
-        evaluators = make_evaluators(setup) if setup.task.held_out else ()
-        run = Run(setup, output, checkpoints, evaluators, console, start.accuracies)
+    with checkpoints, contextlib.ExitStack() as after:
+        after.callback(out.close_output, start.output)
+        evaluators = make_evaluators(_judging_once(setup)) if setup.task.held_out else ()
+        run = Run(setup, start.output, checkpoints, evaluators, console, start.accuracies)
         if not start.resumed:
             hold_out(run, 0, start.state.params)
         train(run, start)
-        output.events.close()
-    config = setup.config
-    title = f"{config.method.name} on {config.task.name}, seed {config.seed}"
-    say(console, f"report: {write_report(workdir, title)}")
-    conclude(console, workdir, start.accuracies, setup.schedule.steps)
+    if is_first():
+        config = setup.config
+        title = f"{config.method.name} on {config.task.name}, seed {config.seed}"
+        say(console, f"report: {write_report(workdir, title)}")
+        conclude(console, workdir, start.accuracies, setup.schedule.steps)
 
 
 def train(run: Run, start: Start) -> None:
@@ -128,13 +142,13 @@ def write(run: Run, iteration: Iteration, metrics: dict[str, float]) -> None:
     for text in list(iteration.collected.failures.values())[:1]:
         say(run.console, f"iteration {step}: {text}", "bold red")
     if wrong := broken(metrics):
-        path = out.write_rollout(output.workdir / "diagnosis" / f"{step}.npz", iteration.collected.rollout)
+        path = out.write_rollout(output, "diagnosis", step, iteration.collected.rollout)
         raise FloatingPointError(
             f"{wrong} is {metrics[wrong]} in iteration {step}; its rollout is {path}, and a run resumed from "
             f"the newest checkpoint (iteration {_newest(run.checkpoints)}) comes to it again"
         )
     if _due(step, setup.config.output.rollouts):
-        out.write_rollout(output.workdir / "rollouts" / f"{step}.npz", iteration.collected.rollout)
+        out.write_rollout(output, "rollouts", step, iteration.collected.rollout)
 
 
 def keep(run: Run, iteration: Iteration, metrics: dict[str, float]) -> None:
@@ -175,6 +189,20 @@ def conclude(console: Console, workdir: Path, accuracies: Accuracies, last: int)
     for kind in others:
         say(console, f"held-out accuracy, {kind}: {first[kind]:.3f} → {final[kind]:.3f}")
     say(console, f"held-out accuracy: {first[main]:.3f} → {final[main]:.3f}")
+
+
+def _open_output(workdir: Path, step: int) -> out.Output:
+    """The folder open behind a step; on all processes but the first, one in which nothing is written."""
+
+    def act() -> out.Output:
+        with refusals(workdir):
+            return out.open_output(workdir, step)
+
+    return on_first(act) or out.Output(workdir, None)
+
+
+def _judging_once(setup: Setup) -> Setup:
+    return setup._replace(task=setup.task._replace(judge=judged_once(setup.task.judge)))
 
 
 def _due(step: int, every: int) -> bool:

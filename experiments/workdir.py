@@ -2,31 +2,101 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
+import fcntl
 import json
 import os
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from experiments.config import Experiment
 from experiments.reading import flatten
 
 CONFIG = "config.json"
-OWN = ("checkpoints", "metrics.jsonl")
-"""What a run makes after `config.json`."""
+LOCK = ".lock"
+SCRATCH = f".{CONFIG}"
 
 FREE = ("mesh", "checkpoint.every", "checkpoint.keep_latest", "checkpoint.keep_best")
 """Keys that may change when a run is resumed: where it runs and when it saves."""
+
+
+@contextlib.contextmanager
+def refusals(workdir: Path) -> Iterator[None]:
+    """What the file system refuses inside is a ValueError.
+
+    Args:
+      workdir: the folder that is named.
+
+    Raises:
+      ValueError: in the place of an OSError.
+    """
+    try:
+        yield
+    except OSError as error:
+        raise ValueError(
+            f"workdir {str(workdir)!r} cannot be read or written: {error}; give another folder"
+        ) from error
 
 
 def check_workdir(workdir: Path, config: Experiment) -> None:
     """Raises a ValueError if a run cannot live in a folder; touches nothing.
 
     Args:
-      workdir: the folder; it need not exist.
+      workdir: the folder; it need not exist, or is empty, or is this run's.
       config: of the run that wants it.
     """
+    with refusals(workdir):
+        _check_writable(workdir)
+        if not workdir.exists():
+            return
+        _check_owner(workdir, config)
+        if (workdir / LOCK).exists():
+            _lock(workdir).close()
+
+
+def claim(workdir: Path, config: Experiment) -> IO[bytes]:
+    """Makes the folder this run's.
+
+    Args:
+      workdir: was checked by `check_workdir`; it is checked again once it is locked.
+      config: of the run.
+
+    Returns:
+      The lock; nobody else can claim the folder until it is closed, or the process is dead.
+
+    Raises:
+      ValueError: another run has been faster, or the folder cannot be written.
+    """
+    with refusals(workdir):
+        workdir.mkdir(parents=True, exist_ok=True)
+        lock = _lock(workdir)
+        try:
+            _check_owner(workdir, config)
+            scratch = workdir / SCRATCH
+            scratch.write_text(json.dumps(dataclasses.asdict(config), indent=1, ensure_ascii=False))
+            os.replace(scratch, workdir / CONFIG)
+        except BaseException:
+            lock.close()
+            raise
+    return lock
+
+
+def read_workdir(workdir: Path) -> dict[str, Any]:
+    """The configuration of the run in a folder, sections nested.
+
+    Raises:
+      ValueError: no run there, or one that cannot be read.
+    """
+    with refusals(workdir):
+        if not (workdir / CONFIG).is_file():
+            raise ValueError(f"workdir {str(workdir)!r} has no {CONFIG}: no run was started there")
+        return _read(workdir / CONFIG)
+
+
+def _check_writable(workdir: Path) -> None:
     if workdir.exists() and not workdir.is_dir():
         raise ValueError(f"workdir {str(workdir)!r} is a file; give a folder")
     existing = next(path for path in (workdir.absolute(), *workdir.absolute().parents) if path.exists())
@@ -34,11 +104,17 @@ def check_workdir(workdir: Path, config: Experiment) -> None:
         raise ValueError(
             f"workdir {str(workdir)!r} cannot be written: {existing} refuses it; give another folder"
         )
+
+
+def _check_owner(workdir: Path, config: Experiment) -> None:
     owner = workdir / CONFIG
     if not owner.exists():
-        left = [name for name in OWN if (workdir / name).exists()]
-        if left:
-            raise ValueError(f"workdir {str(workdir)!r} has {left[0]} and no {CONFIG}; give another folder")
+        foreign = sorted(path.name for path in workdir.iterdir() if path.name not in (LOCK, SCRATCH))
+        if foreign:
+            raise ValueError(
+                f"workdir {str(workdir)!r} has {foreign[0]} and no {CONFIG}: it is not the folder of a run, "
+                "which would overwrite what is there; give another folder"
+            )
         return
     changed = _differences(flatten(_read(owner)), flatten(config))
     if changed:
@@ -48,35 +124,30 @@ def check_workdir(workdir: Path, config: Experiment) -> None:
         )
 
 
-def claim(workdir: Path, config: Experiment) -> None:
-    """Makes the folder this run's.
-
-    Args:
-      workdir: was checked by `check_workdir`.
-      config: of the run.
-    """
-    workdir.mkdir(parents=True, exist_ok=True)
-    scratch = workdir / f".{CONFIG}"
-    scratch.write_text(json.dumps(dataclasses.asdict(config), indent=1, ensure_ascii=False))
-    os.replace(scratch, workdir / CONFIG)
-
-
-def read_workdir(workdir: Path) -> dict[str, Any]:
-    """The configuration of the run in a folder, sections nested.
-
-    Raises:
-      ValueError: no run there.
-    """
-    if not (workdir / CONFIG).is_file():
-        raise ValueError(f"workdir {str(workdir)!r} has no {CONFIG}: no run was started there")
-    return _read(workdir / CONFIG)
+def _lock(workdir: Path) -> IO[bytes]:
+    """An open file whose lock no other process holds."""
+    lock = (workdir / LOCK).open("ab")
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError as error:
+        lock.close()
+        raise ValueError(
+            f"a run is going on in workdir {str(workdir)!r}; wait for its end, or give another folder"
+        ) from error
+    except BaseException:
+        lock.close()
+        raise
+    return lock
 
 
 def _read(path: Path) -> dict[str, Any]:
     try:
-        return json.loads(path.read_text())
+        found = json.loads(path.read_text())
     except ValueError as error:
         raise ValueError(f"{path} is damaged ({error}); give another --workdir") from error
+    if not isinstance(found, dict):
+        raise ValueError(f"{path} is not the configuration of a run; give another --workdir")
+    return found
 
 
 def _writable(folder: Path) -> bool:

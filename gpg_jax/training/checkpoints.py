@@ -8,6 +8,7 @@ and sentences where a checkpoint does not fit.
 from __future__ import annotations
 
 import json
+import re
 import zlib
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -18,9 +19,11 @@ import numpy as np
 from orbax.checkpoint import v1 as ocp
 
 from gpg_jax.training.digest import digests
+from gpg_jax.training.processes import agreed, from_first, on_first, together
 
 Checkpoints: TypeAlias = ocp.training.Checkpointer
 _POLICIES = ocp.training.preservation_policies
+_STATUS_OF_DAMAGE = ("DATA_LOSS", "FAILED_PRECONDITION", "INVALID_ARGUMENT", "NOT_FOUND", "OUT_OF_RANGE")
 
 
 class Restored(NamedTuple):
@@ -144,6 +147,9 @@ def restore(
 ) -> Restored | None:
     """The newest checkpoint that is sound.
 
+    A checkpoint is damaged where its bytes are: a lack of memory, or a disk that does not answer, is no
+    fault of the files, and is raised as it is.
+
     Args:
       checkpoints: from `open_checkpoints`.
       like: a template of the state, see `template`; the result lies on its mesh.
@@ -158,7 +164,7 @@ def restore(
         there.
     """
     damaged: dict[int, str] = {}
-    there = [known.step for known in checkpoints.checkpoints]
+    there = _steps(checkpoints)
     if unknown := sorted(set(steps or ()) - set(there)):
         raise ValueError(f"there is no checkpoint {unknown[0]} in {checkpoints.directory}; there are {there}")
     for step in sorted(there if steps is None else steps, reverse=True):
@@ -168,9 +174,10 @@ def restore(
             damaged[step] = str(error)
             report(f"checkpoint {step} in {checkpoints.directory} is damaged and passed over: {error}")
     if damaged:
+        reasons = "; ".join(f"{step}: {reason}" for step, reason in damaged.items())
         raise ValueError(
-            f"no checkpoint in {checkpoints.directory} is sound (steps {sorted(damaged)}); "
-            "remove that folder to start the run again from its first step"
+            f"no checkpoint in {checkpoints.directory} is sound ({reasons}); if the run is to start again "
+            "from its first step, move that folder away"
         )
     return None
 
@@ -187,12 +194,8 @@ def set_aside(checkpoints: Checkpoints, steps: Mapping[int, str]) -> Path:
     """
     root = Path(checkpoints.directory)
     target = root.with_name(f"{root.name}.damaged")
-    if steps and jax.process_index() == 0:
-        target.mkdir(exist_ok=True)
-        for step in steps:
-            number = sum(1 for _ in target.glob(f"{step}.*"))
-            (root / str(step)).rename(target / f"{step}.{number}")
     if steps:
+        on_first(lambda: _move(root, target, steps))
         checkpoints.reload()
     return target
 
@@ -209,14 +212,24 @@ def template(state: Any, shardings: Any) -> Any:
     )
 
 
+def _move(root: Path, target: Path, steps: Mapping[int, str]) -> None:
+    target.mkdir(exist_ok=True)
+    for step in steps:
+        number = sum(1 for _ in target.glob(f"{step}.*"))
+        (root / str(step)).rename(target / f"{step}.{number}")
+
+
+def _steps(checkpoints: Checkpoints) -> list[int]:
+    """The steps that there are, as the first process sees them."""
+    return json.loads(
+        from_first(lambda: json.dumps([known.step for known in checkpoints.checkpoints]).encode())
+    )
+
+
 def _load(checkpoints: Checkpoints, step: int, like: Any) -> tuple[Any, dict[str, Any]]:
     record = _read_record(checkpoints, step)
     _check_fit(record["arrays"], _describe(like), f"checkpoint {step} in {checkpoints.directory}")
-    try:
-        state = checkpoints.load_checkpointables(step, {"state": like})["state"]
-    except Exception as error:  # whatever broken bytes make a reader raise
-        reason = str(error.__cause__ or error).splitlines()[0]
-        raise _DamagedError(f"its arrays cannot be read ({type(error).__name__}: {reason[:200]})") from error
+    state = _read_arrays(checkpoints, step, like)
     found, wanted = _digests(state), record["digests"]
     wrong = [name for name in wanted if found[name] != wanted[name]]
     if wrong:
@@ -224,16 +237,59 @@ def _load(checkpoints: Checkpoints, step: int, like: Any) -> tuple[Any, dict[str
     return state, record["host"]
 
 
+def _read_arrays(checkpoints: Checkpoints, step: int, like: Any) -> Any:
+    """The arrays; damaged where any process finds them so."""
+
+    def read() -> tuple[Any, str]:
+        try:
+            return _read_own(Path(checkpoints.directory) / str(step), like), ""
+        except Exception as error:
+            return None, f"its arrays cannot be read ({_damage(error)})"
+
+    state, reason = together(read)
+    if agreed(bool(reason)):
+        raise _DamagedError(reason or "another process cannot read its arrays")
+    return state
+
+
+def _read_own(path: Path, like: Any) -> Any:
+    """This process's part, waiting for no other: of two at a barrier, one may have failed."""
+    own, alone = jax.process_index(), ocp.Context()
+    alone.multiprocessing.primary_host, alone.multiprocessing.active_processes = own, {own}
+    with alone:
+        return ocp.load_checkpointables(path, {"state": like})["state"]
+
+
+def _damage(error: Exception) -> str:
+    """What is wrong with the bytes, if that is why orbax failed; else raises what it failed with."""
+    root: BaseException = error
+    while root.__cause__ is not None:  # orbax wraps whatever it catches, a MemoryError too
+        root = root.__cause__
+    status = re.match(r"([A-Z_]+): ", str(root))  # of tensorstore, whose errors are all ValueErrors
+    of_format = isinstance(root, ValueError) and (status is None or status[1] in _STATUS_OF_DAMAGE)
+    if not of_format and not isinstance(root, FileNotFoundError | KeyError | EOFError):
+        raise root
+    return " ".join(f"{type(root).__name__}: {root}".split())[:200]
+
+
 def _read_record(checkpoints: Checkpoints, step: int) -> dict[str, Any]:
-    try:
-        metadata = checkpoints.checkpointables_metadata(step).custom_metadata or {}
-    except Exception as error:  # whatever broken bytes make a reader raise
-        raise _DamagedError(f"its metadata cannot be read ({type(error).__name__})") from error
-    if "record" not in metadata:
-        raise _DamagedError("it holds no record of what was saved")
-    if zlib.crc32(metadata["record"].encode()) != metadata.get("crc32"):
-        raise _DamagedError("its record was altered")
-    return json.loads(metadata["record"])
+    """What was written beside the arrays, as the first process finds it."""
+
+    def read() -> bytes:
+        try:
+            metadata = checkpoints.checkpointables_metadata(step).custom_metadata or {}
+        except Exception as error:
+            return json.dumps({"damage": f"its metadata cannot be read ({_damage(error)})"}).encode()
+        if "record" not in metadata:
+            return json.dumps({"damage": "it holds no record of what was saved"}).encode()
+        if zlib.crc32(metadata["record"].encode()) != metadata.get("crc32"):
+            return json.dumps({"damage": "its record was altered"}).encode()
+        return metadata["record"].encode()
+
+    record = json.loads(from_first(read))
+    if "damage" in record:
+        raise _DamagedError(record["damage"])
+    return record
 
 
 def _named(state: Any) -> dict[str, Any]:

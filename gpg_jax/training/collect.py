@@ -8,6 +8,7 @@ method refuses fill the places left; its mask takes them out of the loss, and `s
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
@@ -18,10 +19,12 @@ from jax.experimental import multihost_utils
 from gpg_jax.data.examples import Example
 from gpg_jax.decoding.loop import Responses
 from gpg_jax.decoding.rollouts import Prompts, build_rollout, pad_prompts, response_ids
-from gpg_jax.environments.rewards import Judged
+from gpg_jax.environments.rewards import Failure, Judged
+from gpg_jax.training.processes import from_first
 from gpg_jax.types import Array, Params, Rollout
 
 Decode = Callable[[Params, Array, Array, Array, Array], Responses]
+Judge = Callable[[Sequence[Sequence[int]], Sequence[Example]], Judged]
 
 
 class Collector(NamedTuple):
@@ -31,7 +34,8 @@ class Collector(NamedTuple):
       draw: () -> the next P examples of the training set.
       encode: example -> token ids of its prompt.
       decode: the compiled loop, see `decoding.sharded.compile_decode`.
-      judge: B responses as token ids, their B examples -> outcomes and rewards.
+      judge: B responses as token ids, their B examples -> outcomes and rewards; asked on the first process
+        alone, see `judged_once`.
       keep: `Rollout` -> `bool[B]`, rows that carry signal.
       prompt_slots: budget of a prompt in tokens.
       group: G.
@@ -41,7 +45,7 @@ class Collector(NamedTuple):
     draw: Callable[[], Sequence[Example]]
     encode: Callable[[Example], list[int]]
     decode: Decode
-    judge: Callable[[Sequence[list[int]], Sequence[Example]], Judged]
+    judge: Judge
     keep: Callable[[Rollout], Array]
     prompt_slots: int
     group: int
@@ -129,11 +133,44 @@ def fetch(tree: Any) -> Any:
     return multihost_utils.process_allgather(tree, tiled=True)
 
 
+def judged_once(judge: Judge) -> Judge:
+    """A judge that is called on the first process alone, and whose word goes to all.
+
+    Each process would draw further batches of prompts, or stop, by its own verdicts: where one differs,
+    as those of a service or under a time limit may, all of them would wait for each other for ever.
+
+    Args:
+      judge: of B responses and their B examples.
+    """
+    if jax.process_count() == 1:
+        return judge
+    return lambda ids, owners: _unpack(from_first(lambda: _pack(judge(ids, owners))))
+
+
+def _pack(judged: Judged) -> bytes:
+    """JSON, in which every finite float32 keeps its bits."""
+    arrays = {"outcome": judged.outcome, "reward": judged.reward, "failed": judged.failed}
+    record = {name: array.tolist() for name, array in arrays.items()}
+    record |= {"parts": {name: array.tolist() for name, array in judged.parts.items()}}
+    return json.dumps(record | {"failures": judged.failures}).encode()
+
+
+def _unpack(raw: bytes) -> Judged:
+    record = json.loads(raw)
+    return Judged(
+        outcome=np.array(record["outcome"], np.float32),
+        reward=np.array(record["reward"], np.float32),
+        parts={name: np.array(values, np.float32) for name, values in record["parts"].items()},
+        failed=np.array(record["failed"], bool),
+        failures=tuple(Failure(*failure) for failure in record["failures"]),
+    )
+
+
 def _answer(collector: Collector, asked: Asked, version: int) -> Collected:
     """Waits for the responses and has them judged."""
     responses = Responses(*fetch(asked.responses))
     owners = [example for example in asked.examples for _ in range(collector.group)]
-    judged = collector.judge(response_ids(responses), owners)
+    judged = judged_once(collector.judge)(response_ids(responses), owners)
     rollout = build_rollout(
         asked.prompts, responses, outcome=judged.outcome, reward=judged.reward, version=version
     )

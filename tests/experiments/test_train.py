@@ -1,5 +1,6 @@
 """Whole runs: what they leave, how they resume, and what they refuse."""
 
+import functools
 import json
 import os
 import re
@@ -7,16 +8,18 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 import pytest
+from absl import flags
 from rich.console import Console
 
-from experiments import output, records
+from experiments import command_line, evaluate, output, records, replay
+from experiments import train as train_program
 from experiments.config import Experiment, default_config
 from experiments.reading import from_config_dict
-from experiments.replay import push
 from experiments.run import finish_run, open_run
 from experiments.setup import build
 from experiments.workdir import check_workdir, claim
@@ -50,8 +53,7 @@ def train(config: Experiment, workdir: Path) -> str:
     """Runs to the end, and gives what was printed."""
     setup = build(config)
     check_workdir(workdir, config)
-    claim(workdir, config)
-    with (workdir.parent / "screen").open("w") as screen:
+    with claim(workdir, config), (workdir.parent / "screen").open("w") as screen:
         console = Console(file=screen)
         checkpoints, start = open_run(setup, workdir, console)
         finish_run(setup, workdir, console, checkpoints, start)
@@ -114,10 +116,10 @@ def test_a_saved_rollout_is_replayed_under_other_methods(finished):
     assert sorted(path.name for path in (workdir / "rollouts").iterdir()) == ["2.npz", "4.npz"]
     rollout = output.read_rollout(workdir / "rollouts" / "4.npz")
     assert isinstance(rollout, Rollout) and rollout.tokens.shape == (32, 5)
-    np.testing.assert_allclose(push("grpo", rollout), push("gspo", rollout), atol=1e-6)
+    np.testing.assert_allclose(replay.push("grpo", rollout), replay.push("gspo", rollout), atol=1e-6)
     full = rollout.replace(action_mask=np.arange(5)[None] == np.full((32, 1), 3))
-    assert np.allclose(push("rloo", full).sum(1).reshape(8, 4).sum(1), 0, atol=1e-6)
-    assert push("reinforce_optimal", rollout) is None
+    assert np.allclose(replay.push("rloo", full).sum(1).reshape(8, 4).sum(1), 0, atol=1e-6)
+    assert replay.push("reinforce_optimal", rollout) is None
 
 
 def test_the_report_is_a_picture(finished):
@@ -136,32 +138,28 @@ def test_a_finished_run_changes_nothing_and_says_the_same(finished):
     assert (workdir / output.METRICS).read_bytes() == before
 
 
-def test_another_run_is_refused_and_nothing_is_touched(finished):
-    _, workdir, _ = finished
-    state = {path: path.stat().st_mtime_ns for path in workdir.rglob("*")}
-    other = configure(workdir.parent, schedule__steps=9, method__clip=0.3)
-    with pytest.raises(
-        ValueError, match=r"method.arguments.clip was left to its default and is 0.3; .*steps was 4"
-    ):
-        check_workdir(workdir, other)
-    assert {path: path.stat().st_mtime_ns for path in workdir.rglob("*")} == state
-    check_workdir(workdir, configure(workdir.parent, mesh=(4, 2, 1), checkpoint__every=3))
-
-
-def test_folders_that_cannot_be_a_runs(tmp_path):
+def test_a_folder_is_refused_before_anything_is_built(tmp_path, monkeypatch, capsys):
     config = configure(tmp_path)
-    (tmp_path / "file").write_text("")
-    with pytest.raises(ValueError, match="is a file; give a folder"):
-        check_workdir(tmp_path / "file", config)
-    with pytest.raises(ValueError, match=r"cannot be written: .* refuses it"):
-        check_workdir(tmp_path / "file" / "w", config)
-    with pytest.raises(ValueError, match="cannot be written: /proc refuses it"):
-        check_workdir(Path("/proc/w"), config)
-    (tmp_path / "w" / "checkpoints").mkdir(parents=True)
-    with pytest.raises(ValueError, match=r"has checkpoints and no config\.json"):
-        check_workdir(tmp_path / "w", config)
-    check_workdir(tmp_path / "new" / "deep", config)
-    assert not (tmp_path / "new").exists()
+    monkeypatch.setattr(train_program, "build", lambda _: pytest.fail("it was built"))
+    with pytest.raises(SystemExit) as stopped:
+        train_program.train(config, tmp_path, Console())
+    assert stopped.value.code == 2
+    assert re.match(r"error: workdir .* has held_out.jsonl and no config.json", capsys.readouterr().err)
+
+
+def test_the_folder_is_locked_to_the_end(tmp_path, monkeypatch):
+    config, said = configure(tmp_path), []
+
+    def second_run(*_):
+        with pytest.raises(ValueError, match="a run is going on") as refused:
+            check_workdir(tmp_path / "w", config)
+        said.append(refused)
+
+    monkeypatch.setattr(train_program, "open_run", lambda *_: (None, None))
+    monkeypatch.setattr(train_program, "finish_run", second_run)
+    train_program.train(config, tmp_path / "w", Console(quiet=True))
+    assert said
+    check_workdir(tmp_path / "w", config)
 
 
 def test_numbers_that_are_not_finite_stop_the_run(tmp_path):
@@ -173,13 +171,16 @@ def test_numbers_that_are_not_finite_stop_the_run(tmp_path):
     assert [line["step"] for line in records.read(tmp_path / "w" / output.METRICS)][-1] == int(path.stem)
 
 
-def command(*arguments: str, module: str = "train", cache: str = "") -> subprocess.Popen:
+def command(
+    *arguments: str, module: str = "train", program: Sequence[str] = (), cache: str = ""
+) -> subprocess.Popen:
     """The real command on one device; programs that were compiled before are taken from a cache."""
     compiled = {"JAX_COMPILATION_CACHE_DIR": cache, "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0"}
+    alone = {"XLA_FLAGS": "", "JAX_PLATFORMS": "cpu", "PYTHONPATH": str(ROOT)}
     return subprocess.Popen(
-        [sys.executable, "-m", f"experiments.{module}", *arguments],
+        [sys.executable, *(program or ("-m", f"experiments.{module}")), *arguments],
         cwd=ROOT,
-        env=os.environ | {"XLA_FLAGS": "", "JAX_PLATFORMS": "cpu"} | (compiled if cache else {}),
+        env=os.environ | alone | (compiled if cache else {}),
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
@@ -187,14 +188,56 @@ def command(*arguments: str, module: str = "train", cache: str = "") -> subproce
 
 
 def test_a_mistake_is_a_sentence_and_exit_code_2(tmp_path):
-    flags = ["--config=configs/smoke.py:grpo", f"--workdir={tmp_path / 'w'}", "--config.schedule.promts=3"]
-    child = command(*flags)
+    mistaken = ["--config", "configs/smoke.py:grpo", f"--workdir={tmp_path / 'w'}"]
+    child = command(*mistaken, "--config.schedule.promts=3")
     said, _ = child.communicate()
     assert child.returncode == 2
     assert (
         said.strip() == "error: there is no config key 'schedule.promts'; the nearest is 'schedule.prompts'"
     )
     assert not (tmp_path / "w").exists()
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["--config=configs/smoke.py:grpo", "--config.schedule.promts=3"],
+        ["--config", "configs/smoke.py:grpo", "--config.schedule.promts", "3"],
+        ["-config", "configs/none.py", "-config=configs/smoke.py", "-config.schedule.promts=3"],
+        ["--config.schedule.promts=3", "--workdir=w", "--config", "configs/smoke.py"],
+    ],
+)
+def test_an_unknown_key_is_named_however_the_file_is_given(monkeypatch, capsys, arguments):
+    monkeypatch.chdir(ROOT)
+    with pytest.raises(SystemExit) as stopped:
+        command_line._name_the_unknown(["train", *arguments])
+    assert stopped.value.code == 2
+    sentence = "error: there is no config key 'schedule.promts'; the nearest is 'schedule.prompts'\n"
+    assert capsys.readouterr().err == sentence
+
+
+def test_nothing_is_named_where_no_file_is_given():
+    command_line._name_the_unknown(["train", "--config.schedule.promts=3"])
+    command_line._name_the_unknown(["train", "--config"])
+
+
+def test_programs_that_are_imported_together_define_their_flags_when_they_start():
+    for program in (train_program, evaluate, replay):
+        own = flags.FlagValues()
+        with pytest.MonkeyPatch.context() as patch:
+            for name in ("string", "bool", "integer", "list"):
+                kind = getattr(flags, f"DEFINE_{name}")
+                patch.setattr(flags, f"DEFINE_{name}", functools.partial(kind, flag_values=own))
+            program.define()
+        assert "workdir" in own
+    assert "workdir" not in flags.FLAGS
+
+
+def test_who_a_process_is_needs_a_distributed_run():
+    child = command("--config=configs/smoke.py", "--workdir=w", "--process=1")
+    said, _ = child.communicate()
+    assert child.returncode == 2
+    assert said == "error: --coordinator, --processes and --process need --distributed\n"
 
 
 def test_a_checkpoint_is_evaluated_on_another_mesh(finished):
@@ -218,15 +261,33 @@ def untimed(path: Path) -> list[dict]:
     return [{k: v for k, v in line.items() if "second" not in k} for line in records.read(path)]
 
 
-def record(workdir: Path) -> dict:
-    """What the last checkpoint says of itself, its digests included."""
-    metadata = json.loads((workdir / "checkpoints" / "30" / "_CHECKPOINT_METADATA").read_text())
+def record(workdir: Path, step: int) -> dict:
+    """What a checkpoint says of itself, its digests included."""
+    metadata = json.loads((workdir / "checkpoints" / str(step) / "_CHECKPOINT_METADATA").read_text())
     return json.loads(metadata["custom_metadata"]["record"])
 
 
+def smoke_on_files(folder: Path, *flags: str) -> list[str]:
+    """The smoke configuration with words of `configure`, of which some are held out."""
+    configure(folder)
+    rollout = ["--config.schedule.prompts=8", "--config.schedule.group=4", "--config.output.kl=false"]
+    data = [f"--config.task.{name}={folder / name}.jsonl" for name in ("train", "held_out")]
+    return ["--config=configs/smoke.py:grpo", "--config.task.name=files", *data, *rollout, *flags]
+
+
+def assert_same_run(one: Path, other: Path, last: int):
+    """All that was written, but for the time that it took."""
+    assert untimed(one / output.METRICS) == untimed(other / output.METRICS)
+    rollouts = sorted(path.name for path in (one / "rollouts").iterdir())
+    assert rollouts == sorted(path.name for path in (other / "rollouts").iterdir()) and rollouts
+    for name in (output.TRANSCRIPTS, output.EVALUATIONS, *(f"rollouts/{rollout}" for rollout in rollouts)):
+        assert (one / name).read_bytes() == (other / name).read_bytes()
+    assert record(one, last) == record(other, last) and record(one, last)["host"]["accuracies"]
+
+
 def test_a_killed_run_ends_as_if_undisturbed(tmp_path):
-    flags = ["--config=configs/smoke.py:grpo", "--config.schedule.steps=30", "--config.checkpoint.every=7"]
-    flags += ["--config.output.rollouts=4", "--config.schedule.prompts=8", "--config.output.kl=false"]
+    flags = smoke_on_files(tmp_path, "--config.schedule.steps=30", "--config.checkpoint.every=7")
+    flags += ["--config.output.rollouts=4", "--config.evaluation.every=5"]
     whole, killed, cache = tmp_path / "whole", tmp_path / "killed", str(tmp_path / "cache")
     undisturbed = command(*flags, f"--workdir={whole}", cache=cache)
     assert undisturbed.communicate() and undisturbed.returncode == 0
@@ -239,7 +300,64 @@ def test_a_killed_run_ends_as_if_undisturbed(tmp_path):
     again = command(*flags, f"--workdir={killed}", cache=cache)
     said, _ = again.communicate()
     assert again.returncode == 0 and re.search(r"resuming after iteration (7|14|21|28)", said), said
-    assert untimed(whole / output.METRICS) == untimed(killed / output.METRICS)
-    for name in (output.TRANSCRIPTS, *(f"rollouts/{step}.npz" for step in range(4, 31, 4))):
-        assert (whole / name).read_bytes() == (killed / name).read_bytes()
-    assert record(whole) == record(killed)
+    assert_same_run(whole, killed, 30)
+
+
+KILLED = """
+import json, os, signal, sys
+from experiments import command_line, output, records, run, train
+
+moment, step = sys.argv.pop(1), int(sys.argv.pop(1))
+append, save, write_transcripts = records.append, run.save, output.write_transcripts
+
+def die():
+    os.kill(os.getpid(), signal.SIGKILL)
+
+def append_half(path, lines):
+    if path.name == output.METRICS and lines[0]["step"] == step:
+        with path.open("a") as file:
+            file.write(json.dumps(lines[0])[:20])
+        die()
+    append(path, lines)
+
+def write_and_die(target, name, rows):
+    write_transcripts(target, name, rows)
+    if name == output.EVALUATIONS and rows[0]["step"] == step:
+        die()
+
+def save_and_die(checkpoints, number, *rest, **score):
+    if number == step and moment == "before a checkpoint":
+        die()
+    save(checkpoints, number, *rest, **score)
+    if number == step:
+        die()
+
+if moment == "in a line":
+    records.append = append_half
+elif moment == "while evaluating":
+    output.write_transcripts = write_and_die
+else:
+    run.save = save_and_die
+command_line.start(train.main, train.define)
+"""
+
+
+@pytest.mark.slow
+def test_a_run_that_is_killed_again_and_again_ends_as_if_undisturbed(tmp_path):
+    """Whatever was half written when it died is written anew: nothing twice, nothing missing."""
+    flags = smoke_on_files(tmp_path, "--config.schedule.steps=12", "--config.checkpoint.every=3")
+    flags += ["--config.output.rollouts=1", "--config.evaluation.every=2"]
+    whole, killed, cache = tmp_path / "whole", tmp_path / "killed", str(tmp_path / "cache")
+    (tmp_path / "killed.py").write_text(KILLED)
+    undisturbed = command(*flags, f"--workdir={whole}", cache=cache)
+    assert undisturbed.communicate() and undisturbed.returncode == 0
+    moments = [("while evaluating", 0), ("in a line", 2), ("before a checkpoint", 6)]
+    for moment, step in [*moments, ("while evaluating", 8), ("while saving", 9)]:
+        program = [str(tmp_path / "killed.py"), moment, str(step)]
+        child = command(*flags, f"--workdir={killed}", program=program, cache=cache)
+        said, _ = child.communicate()
+        assert child.returncode == -signal.SIGKILL, (moment, step, said)
+    last = command(*flags, f"--workdir={killed}", cache=cache)
+    said, _ = last.communicate()
+    assert last.returncode == 0 and re.search(r"resuming after iteration (6|9)", said), said
+    assert_same_run(whole, killed, 12)

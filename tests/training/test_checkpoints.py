@@ -1,6 +1,7 @@
 """Checkpoints: whole, on any mesh, verified, and a way back from every damage."""
 
 import functools
+import gc
 import os
 import signal
 import subprocess
@@ -126,6 +127,19 @@ def _no_metadata(directory):
     (directory / "3" / "_CHECKPOINT_METADATA").write_text("{")
 
 
+def _lose_a_file(directory):
+    data_files(directory, 3)[-1].unlink()
+
+
+def _lose_the_index(directory):
+    for path in (directory / "3" / "state").rglob("manifest.ocdbt"):
+        path.write_bytes(b"nonsense")
+
+
+def _break_metadata(directory):
+    (directory / "3" / "state" / "_METADATA").write_text("{")
+
+
 @pytest.mark.parametrize(
     "damage, step, back",
     [
@@ -133,14 +147,19 @@ def _no_metadata(directory):
         (_flip_bits, 3, 2),
         (_alter_record, 3, 2),
         (_no_metadata, 3, 2),
+        (_lose_a_file, 3, 2),
+        (_lose_the_index, 3, 2),
+        (_break_metadata, 3, 2),
         (_stray_directory, 77, 3),
     ],
 )
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 def test_walks_back_over_damage_and_says_so(tmp_path, damage, step, back):
     directory = tmp_path / "checkpoints"
     save_all(directory, [1, 2, 3], keep_latest=3)
     damage(directory)
     found, said = restore(directory)
+    gc.collect()  # orbax hears of the first array that fails, and drops the errors of the others
     assert found.step == back and list(found.damaged) == [step]
     assert len(said) == 1 and f"checkpoint {step}" in said[0] and "damaged" in said[0]
     assert_same(found.state, make_state(back))
@@ -155,8 +174,46 @@ def test_walks_back_over_damage_and_says_so(tmp_path, damage, step, back):
 def test_only_damaged_ones_do_not_start_again_in_silence(tmp_path):
     save_all(tmp_path, [3])
     _flip_bits(tmp_path)
-    with pytest.raises(ValueError, match=r"no checkpoint in .* is sound \(steps \[3\]\); remove that folder"):
+    with pytest.raises(
+        ValueError, match=r"is sound \(3: the bits of .* are not .*\); .* move that folder away"
+    ):
         restore(tmp_path)
+
+
+def _wrapped(error):
+    """As orbax raises what its readers raise."""
+    try:
+        raise KeyError("incompatible handler") from error
+    except KeyError as outer:
+        return outer
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        MemoryError("no memory"),
+        jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: of a device"),
+        PermissionError(13, "denied"),
+        OSError(5, "input/output error"),
+        ValueError("PERMISSION_DENIED: of tensorstore"),
+    ],
+)
+@pytest.mark.parametrize("wrap", [_wrapped, lambda error: error])
+def test_what_is_no_fault_of_the_files_is_raised_and_nothing_is_set_aside(tmp_path, monkeypatch, error, wrap):
+    directory = tmp_path / "checkpoints"
+    with ck.open_checkpoints(directory) as checkpoints:
+        ck.save(checkpoints, 1, {"w": jnp.ones(8)}, HOST, score=0.0)
+    place = jax.sharding.SingleDeviceSharding(jax.devices()[0])
+
+    def load(*_):
+        raise wrap(error)
+
+    with ck.open_checkpoints(directory) as checkpoints:
+        monkeypatch.setattr(ck.ocp, "load_checkpointables", load)
+        with pytest.raises(type(error)) as raised:
+            ck.restore(checkpoints, ck.template({"w": jnp.ones(8)}, {"w": place}), pytest.fail)
+    assert raised.value is error
+    assert [path.name for path in tmp_path.iterdir()] == ["checkpoints"] and (directory / "1").is_dir()
 
 
 def test_a_misfit_is_named(tmp_path):
