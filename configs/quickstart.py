@@ -24,11 +24,12 @@ def get_config() -> ConfigDict:
     config.method.name = "grpo"
     config.method.kl_coefficient = 0.0
     config.optimizer.learning_rate = 1e-5
-    config.schedule.steps = 25
+    config.optimizer.decay = "linear"
+    config.schedule.steps = 30
     config.schedule.prompts = 8
     config.schedule.group = 8
     config.evaluation.samples = 40
     config.evaluation.batch = 16
-    config.checkpoint.every = 25
+    config.checkpoint.every = 30
     config.output.kl = True
     return config

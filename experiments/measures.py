@@ -53,8 +53,18 @@ def broken(metrics: Mapping[str, float]) -> str | None:
     return next((name for name in CHECKED if not math.isfinite(metrics[name])), None)
 
 
-def score(accuracies: Mapping[str, Mapping[str, float]], metrics: Mapping[str, float]) -> float:
-    """What the best checkpoints are chosen by: the last held-out accuracy, without one the reward."""
+def score(
+    accuracies: Mapping[str, Mapping[str, float]], step: int, metrics: Mapping[str, float]
+) -> float | None:
+    """What the best checkpoints are chosen by: held-out accuracy at this step, or None.
+
+    Where nothing is held out it is the reward.
+
+    Args:
+      accuracies: iteration -> kind of evaluation -> accuracy.
+      step: of the checkpoint.
+      metrics: of its iteration.
+    """
     if not accuracies:
         return metrics["reward"]
-    return next(iter(accuracies[max(accuracies, key=int)].values()))
+    return next(iter(accuracies.get(str(step), {}).values()), None)

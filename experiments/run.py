@@ -159,7 +159,7 @@ def keep(run: Run, iteration: Iteration, metrics: dict[str, float]) -> None:
         hold_out(run, step, iteration.state.params)
     if last or _due(step, config.checkpoint.every):
         host = {"cursor": iteration.cursor, "accuracies": run.accuracies}
-        save(run.checkpoints, step, iteration.state, host, score=score(run.accuracies, metrics))
+        save(run.checkpoints, step, iteration.state, host, score=score(run.accuracies, step, metrics))
 
 
 def hold_out(run: Run, step: int, params: Params) -> None:

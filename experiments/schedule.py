@@ -98,6 +98,9 @@ def table(config: Experiment, schedule: Schedule, parameters: int) -> Table:
         "updates": f"{plan.epochs} epochs × {plan.minibatches} minibatches of {plan.minibatch_rows} rows",
         "micro-batches": f"{plan.micro_batches} of {plan.micro_rows} rows, {own} a device",
     }
+    if config.sampling.distribution.truncated:
+        corrected = config.method.arguments.get("correction", "none") != "none"
+        rows["sampling"] = "truncated" if corrected else "truncated and not corrected for (method.correction)"
     result = Table(show_header=False, title="schedule", title_justify="left")
     for name, value in rows.items():
         result.add_row(name, value)

@@ -8,6 +8,7 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 from jax.sharding import Mesh, NamedSharding
 
@@ -113,8 +114,13 @@ def first_state(setup: Setup) -> TrainState:
         init = jax.jit(setup.policy.init, out_shardings=places.params)
         params = init(stream(setup.config, "init"))
     else:
-        params = jax.device_put(setup.pretrained, places.params)
+        params = jax.tree.map(_placed, setup.pretrained, places.params)
     return jax.jit(create, out_shardings=places, donate_argnums=0)(params, key)
+
+
+def _placed(array: np.ndarray, place: NamedSharding) -> jax.Array:
+    """Each process puts its own part; `jax.device_put` would compare whole arrays between processes."""
+    return jax.make_array_from_callback(array.shape, place, lambda index: array[index])
 
 
 def compiled_step(setup: Setup) -> Step:

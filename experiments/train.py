@@ -63,6 +63,7 @@ def train(config: Experiment, workdir: Path, console: Console) -> None:
         console.print(table(config, setup.schedule, count(setup.like.params)))
         with command_line.sentences():
             checkpoints, start = open_run(setup, workdir, console)
+        setup = setup._replace(pretrained=None)  # the host's copy is not needed again
         finish_run(setup, workdir, console, checkpoints, start)
 
 

@@ -67,7 +67,12 @@ def open_checkpoints(directory: Path | str, *, keep_latest: int = 2, keep_best: 
         )
     policies = [_POLICIES.LatestN(keep_latest)]
     if keep_best:
-        policies.append(_POLICIES.BestN(get_metric_fn=lambda metrics: metrics["score"], n=keep_best))
+        best = _POLICIES.BestN(
+            get_metric_fn=lambda metrics: metrics["score"],
+            n=keep_best,
+            keep_checkpoints_without_metrics=False,
+        )
+        policies.append(best)
     try:
         return Checkpoints(
             Path(directory).absolute(),
@@ -108,7 +113,7 @@ def best_step(checkpoints: Checkpoints) -> int:
 
 
 def save(
-    checkpoints: Checkpoints, step: int, state: Any, host: Mapping[str, Any], *, score: float
+    checkpoints: Checkpoints, step: int, state: Any, host: Mapping[str, Any], *, score: float | None
 ) -> ocp.AsyncResponse[bool]:
     """Begins to save; the arrays may be donated as soon as this returns.
 
@@ -117,7 +122,7 @@ def save(
       step: number of the checkpoint.
       state: a pytree of arrays, typed PRNG keys among them.
       host: what JSON can hold.
-      score: by which the best ones are kept; higher is better.
+      score: by which the best ones are kept; higher is better. None for a state that was not measured.
 
     Returns:
       A response whose `result()` waits for the commit.
@@ -127,14 +132,14 @@ def save(
     """
     if any(known.step == step for known in checkpoints.checkpoints):
         raise ValueError(f"checkpoint {step} exists in {checkpoints.directory}; a step is saved once")
-    if not np.isfinite(score):
+    if score is not None and not np.isfinite(score):
         raise ValueError(f"checkpoint {step} has the score {score}; the best of such cannot be found")
     record = json.dumps({"arrays": _describe(state), "digests": _digests(state), "host": dict(host)})
     response = checkpoints.save_checkpointables_async(
         step,
         {"state": state},
         force=True,
-        metrics={"score": float(score)},
+        metrics=None if score is None else {"score": float(score)},
         custom_metadata={"record": record, "crc32": zlib.crc32(record.encode())},
     )
     if response is None:

@@ -117,7 +117,7 @@ def collect(
         kept.append(_kept_groups(collector, batches[-1].rollout))
         asked = None
     if collector.generations == 1:
-        return batches[0]
+        return batches[0]._replace(short=int(np.sum(~kept[0])))
     return _choose(batches, kept, collector.group)
 
 

@@ -11,6 +11,7 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
+import jax
 import numpy as np
 import pytest
 from absl import flags
@@ -22,7 +23,9 @@ from experiments.config import Experiment, default_config
 from experiments.reading import from_config_dict
 from experiments.run import finish_run, open_run
 from experiments.setup import build
+from experiments.trained import trained_params
 from experiments.workdir import check_workdir, claim
+from gpg_jax.policies.pretrained import load_pretrained
 from gpg_jax.types import Rollout
 
 ROOT = Path(__file__).parents[2]
@@ -255,6 +258,22 @@ def test_a_checkpoint_is_evaluated_on_another_mesh(finished):
     again = command(*flags, module="evaluate")
     said, _ = again.communicate()
     assert again.returncode == 2 and re.search(r"error: .*evaluation.jsonl exists", said)
+
+
+def test_what_was_learnt_becomes_a_folder_that_loads(finished, tmp_path):
+    config, workdir, _ = finished
+    flags = [f"--workdir={workdir}", f"--out={tmp_path / 'model'}", "--checkpoint=best"]
+    child = command(*flags, module="export")
+    said, _ = child.communicate()
+    assert child.returncode == 0, said
+    architecture, params = load_pretrained(tmp_path / "model")
+    setup = build(config)
+    assert architecture == setup.architecture
+    learnt = trained_params(setup, workdir, "best", Console(quiet=True))
+    jax.tree.map(np.testing.assert_array_equal, params, jax.device_get(learnt))
+    again = command(*flags, module="export")
+    said, _ = again.communicate()
+    assert again.returncode == 2 and "is not an empty folder; nothing is overwritten" in said
 
 
 def untimed(path: Path) -> list[dict]:

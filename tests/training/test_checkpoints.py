@@ -228,6 +228,14 @@ def test_a_misfit_is_named(tmp_path):
         restore(tmp_path, like().replace(reference=None))
 
 
+def test_a_state_that_was_not_measured_is_never_the_best(tmp_path):
+    with ck.open_checkpoints(tmp_path, keep_latest=1) as checkpoints:
+        for step, score in enumerate((None, 0.5, None, None), 1):
+            ck.save(checkpoints, step, make_state(step), HOST, score=score).result()
+        assert [known.step for known in checkpoints.checkpoints] == [2, 4]
+        assert ck.best_step(checkpoints) == 2
+
+
 def test_a_step_is_saved_once_and_needs_a_score(tmp_path):
     save_all(tmp_path, [1])
     with ck.open_checkpoints(tmp_path) as checkpoints:
