@@ -11,6 +11,7 @@ from collections.abc import Iterable
 from typing import Any
 
 from gpg_jax.algorithms import ALGORITHMS, GROUPED
+from gpg_jax.algorithms.conventions import method_defaults
 from gpg_jax.algorithms.settings import Settings
 from gpg_jax.types import Method
 
@@ -102,7 +103,8 @@ def budgets(config: MethodConfig, new_tokens: int) -> dict[str, Any]:
       new_tokens: budget of a response.
     """
     given, derived = config.arguments, {}
-    if given.get("aggregation", "constant_length" if config.name == "dr_grpo" else "") == "constant_length":
+    own = {"aggregation": "constant_length"} if config.name == "dr_grpo" else {}
+    if (own | method_defaults(config.name, given) | given).get("aggregation") == "constant_length":
         derived = {"max_length": new_tokens}
     if config.name == "dapo" and not {"max_response", "overlong_cache"} & given.keys():
         derived |= {"max_response": new_tokens, "overlong_cache": max(new_tokens // 5, 1)}

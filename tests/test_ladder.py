@@ -22,12 +22,12 @@ from gpg_jax.algorithms.reinforce import (
     reinforce_constant,
     reinforce_group,
     reinforce_running,
-    rloo,
 )
+from gpg_jax.algorithms.rloo import rloo
 from gpg_jax.algorithms.settings import resolve
 from gpg_jax.algorithms.vanilla import vanilla
 from gpg_jax.losses.gates import no_gate, soft_gate
-from gpg_jax.losses.ratios import unit_geometric_token_ratio
+from gpg_jax.losses.ratios import no_ratio, unit_geometric_token_ratio
 from gpg_jax.types import Batch, Scores
 
 G, T = 4, 8
@@ -40,6 +40,12 @@ def importance_sampled(**options):
     """The surrogate of CPI and TRPO: the ratio times the advantage, no gate."""
     settings = resolve(options)
     return compose(settings, advantage=group_advantage(settings, scale=True), gate=no_gate)
+
+
+def theorem(**options):
+    """∇J of the GPG theorem, Σ_T A_i·∇log π(MA_T|MS_T), the mean over rows: no ratio, no length."""
+    settings = resolve(options, **SUM)
+    return compose(settings, advantage=group_advantage(settings, scale=True), ratio=no_ratio, gate=no_gate)
 
 
 # left, right, policy, factor, whether the values coincide too
@@ -155,6 +161,22 @@ IDENTITIES = {
     "SAPO is GRPO, on-policy": (sapo(), grpo(**PLAIN), "on", 1, False),
     "a dual clip at infinity is the clip": (grpo(dual_clip=1e9), grpo(), "off", 1, True),
     "k3+ pushes as k2": (grpo(kl_estimator="k3+"), grpo(kl_estimator="k2"), "off", 1, False),
+    "k1+ pushes as k2": (grpo(kl_estimator="k1+"), grpo(kl_estimator="k2"), "off", 1, False),
+    "the clipped product of outputs is RLOO, on-policy": (
+        rloo(ratio="unit_product"),
+        rloo(),
+        "on, one token",
+        1,
+        True,
+    ),
+    "RLOO by tokens is RLOO, on-policy": (rloo(ratio="token"), rloo(), "on", 1, True),
+    "GPG meets the theorem without the lengths, on-policy": (
+        gpg(unit_count=2, **SUM),
+        theorem(),
+        "on",
+        1,
+        True,
+    ),
     "the weighted KL is the KL, in value, on-policy": (
         grpo(kl_importance_weighted=True),
         grpo(),
@@ -168,6 +190,7 @@ DIFFERENCES = {
     "GRPO is not GSPO": (grpo(**PLAIN), gspo(clip_low=0.2, clip_high=0.2), "off"),
     "units matter off-policy": (gpg(unit_count=2), gpg(unit_count=4), "off"),
     "GRPO's 1/|o| is not REINFORCE's sum": (grpo(**PLAIN), grpo(**PLAIN, **SUM), "on"),
+    "GPG's default weights are not the theorem's": (gpg(unit_count=2), theorem(), "on"),
     "std divides": (grpo(**PLAIN), dr_grpo(max_length=T), "off, equal lengths"),
     "clip-higher clips higher": (dapo(), dapo(clip_high=1.0), "off"),
     "SAPO is no clip": (sapo(), importance_sampled(), "off"),

@@ -39,8 +39,11 @@ def test_the_example_clips_some_tokens_and_not_others(name):
         np.testing.assert_allclose(still, metrics["clip_fraction"], atol=1e-6)
 
 
-@pytest.mark.parametrize("estimator", ["k1", "k2", "k3", "abs", "k3+"])
-@pytest.mark.parametrize("weighted", [False, True])
+@pytest.mark.parametrize(
+    ("estimator", "weighted"),
+    [(name, False) for name in ("k1", "k2", "k3", "abs", "k1+", "k2+", "abs+", "k3+")]
+    + [("k1", True), ("k3", True)],
+)
 def test_kl_penalties_equal_the_loops(estimator, weighted):
     batch, scores = examples.random_batch(seed=5)
     method = ALGORITHMS["grpo"](kl_coefficient=0.3, kl_estimator=estimator, kl_importance_weighted=weighted)
@@ -51,14 +54,9 @@ def test_kl_penalties_equal_the_loops(estimator, weighted):
             tokens = reference.actions(batch, i)
             for t in tokens:
                 d = float(batch.reference.log_prob[i][t]) - new[i, t]
-                still = float(batch.reference.log_prob[i][t]) - frozen[i, t]
-                cost = {
-                    "k1": -d,
-                    "k2": d * d / 2,
-                    "k3": np.exp(d) - d - 1,
-                    "abs": abs(d),
-                    "k3+": np.exp(still) - still - 1 - still * still / 2 + d * d / 2,
-                }[estimator]
+                costs = {"k1": -d, "k2": d * d / 2, "k3": np.exp(d) - d - 1, "abs": abs(d)}
+                # finite differences see the gradient alone: k2's for every "+"
+                cost = costs["k2" if estimator.endswith("+") else estimator]
                 if weighted:
                     cost *= np.exp(new[i, t] - float(batch.old.log_prob[i][t]))
                 total += 0.3 * cost / len(tokens) / len(reference.rows_of(batch))

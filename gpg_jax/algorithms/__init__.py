@@ -20,8 +20,8 @@ from gpg_jax.algorithms.reinforce import (
     reinforce_group,
     reinforce_optimal,
     reinforce_running,
-    rloo,
 )
+from gpg_jax.algorithms.rloo import rloo
 from gpg_jax.algorithms.sapo import sapo
 from gpg_jax.algorithms.vanilla import vanilla
 from gpg_jax.types import Method
@@ -45,11 +45,18 @@ ALGORITHMS: dict[str, Callable[..., Method]] = {
 }
 """The named methods: name -> constructor."""
 
-GROUPED = frozenset(ALGORITHMS) - {
-    "reinforce",
-    "reinforce_constant",
-    "reinforce_running",
-    "reinforce_batch",
-    "vanilla",
-}
+GROUPED = frozenset(
+    {
+        "reinforce_group",
+        "rloo",
+        "reinforce_optimal",
+        "grpo",
+        "dr_grpo",
+        "dapo",
+        "gspo",
+        "gspo_token",
+        "sapo",
+        "gpg",
+    }
+)
 """Names of the methods whose baseline is the prompt's other completions: they need groups of two or more."""

@@ -9,14 +9,15 @@ from collections.abc import Callable
 
 import jax.numpy as jnp
 
+from gpg_jax.algorithms import checks
+from gpg_jax.algorithms.kl import charge, kl_cost
 from gpg_jax.algorithms.settings import Settings
 from gpg_jax.decoding.units import sequence_unit, token_units
 from gpg_jax.environments.shaping import kl_in_reward, reward_at_last_action, truncated_reward
 from gpg_jax.estimators import advantages, filters
 from gpg_jax.estimators.advantages import Advantage, RowEstimator
-from gpg_jax.estimators.divergences import ESTIMATORS, bounded
 from gpg_jax.losses import corrections, gates, ratios, weights
-from gpg_jax.losses.penalties import entropy_bonus, kl_penalty
+from gpg_jax.losses.penalties import Cost, entropy_bonus
 from gpg_jax.types import Array, Batch, Method, Objective, Penalty, Rollout, State
 
 Outcome = Callable[[Batch], Array]
@@ -32,12 +33,12 @@ AGGREGATIONS: dict[str, Callable[[Settings], weights.Weights]] = {
     "unit_mean": lambda settings: weights.unit_mean_weights,
 }
 
-CORRECTIONS: dict[str, Callable[[float], corrections.Correction]] = {
-    "none": lambda cap: corrections.no_correction,
-    "token": corrections.truncated_token,
-    "sequence": corrections.truncated_sequence,
-    "token_mask": lambda cap: corrections.masked_token(0.0, cap),
-    "sequence_mask": lambda cap: corrections.masked_sequence(0.0, cap),
+CORRECTIONS: dict[str, Callable[[float, float], corrections.Correction]] = {
+    "none": lambda floor, cap: corrections.no_correction,
+    "token": lambda floor, cap: _raised(corrections.truncated_token(cap), floor),
+    "sequence": lambda floor, cap: _raised(corrections.truncated_sequence(cap), floor),
+    "token_mask": corrections.masked_token,
+    "sequence_mask": corrections.masked_sequence,
 }
 
 
@@ -74,19 +75,18 @@ def compose(
     Raises:
       ValueError: an unknown aggregation, correction, estimator or placement.
     """
-    if settings.kl_estimator != "full":
-        _pick(ESTIMATORS, settings.kl_estimator, "KL estimator")
-    aggregation = _pick(AGGREGATIONS, settings.aggregation, "aggregation")(settings)
-    correction = _pick(CORRECTIONS, settings.correction, "correction")(settings.correction_cap)
+    aggregation = _aggregation(settings, settings.aggregation)
     units = each_token if units is None else units
+    units = _finished_rows(units) if settings.drop_truncated else units
+    ratio = ratios.token_ratio(settings.log_ratio_range) if ratio is None else ratio
     objective = Objective(
-        units=_finished_rows(units) if settings.drop_truncated else units,
+        units=units,
         advantage=advantage,
-        ratio=ratios.token_ratio(settings.log_ratio_range) if ratio is None else ratio,
+        ratio=ratio,
         gate=gate,
         weights=aggregation,
-        correction=correction,
-        penalties=_penalties(settings, aggregation),
+        correction=_correction(settings),
+        penalties=_penalties(settings, ratio, units),
     )
     shape = _shape(settings, scalar_outcome(settings) if outcome is None else outcome)
     return Method(objective, shape, keep, state, needs=needs | _needs(settings), resample=resample)
@@ -118,14 +118,32 @@ def group_advantage(settings: Settings, *, scale: bool, outcome: Outcome | None 
       scale: whether the std divides.
       outcome: as given to `compose`.
     """
-    rows = advantages.held(_group_rows(settings, scale), settings.advantage_range)
-    if settings.kl_placement == "reward" and settings.kl_coefficient:
+    return credited(settings, _group_rows(settings, scale), outcome)
+
+
+def credited(settings: Settings, rows: RowEstimator, outcome: Outcome | None = None) -> Advantage:
+    """What a row is worth, to each of its actions; a KL in the reward enters before the rows are compared, or
+    after it by what the token and those behind it cost.
+
+    Args:
+      settings: where the KL is placed, and its order.
+      rows: from returns to advantages.
+      outcome: as given to `compose`.
+    """
+    rows = advantages.held(rows, settings.advantage_range)
+    if kl_in_the_reward(settings) and settings.kl_order == "after":
         return advantages.outcome_and_rest_advantage(rows, outcome or scalar_outcome(settings))
     return advantages.outcome_advantage(rows)
 
 
+def kl_in_the_reward(settings: Settings) -> bool:
+    """Whether the reward is charged for the KL."""
+    return settings.kl_placement == "reward" and settings.kl_coefficient > 0
+
+
 def clip(settings: Settings, low: float, high: float) -> gates.Gate:
     """PPO's clip, dual where the settings have a bound."""
+    checks.clip_range(low, high)
     if settings.dual_clip is None:
         return gates.clip_gate(low, high)
     return gates.dual_clip_gate(low, high, settings.dual_clip)
@@ -135,6 +153,24 @@ def _pick(table: dict, name: str, what: str) -> Callable:
     if name not in table:
         raise ValueError(f"no {what} {name!r}; there are {', '.join(table)}")
     return table[name]
+
+
+def _aggregation(settings: Settings, name: str) -> weights.Weights:
+    return _pick(AGGREGATIONS, name, "aggregation")(settings)
+
+
+def _correction(settings: Settings) -> corrections.Correction:
+    make = _pick(CORRECTIONS, settings.correction, "correction")
+    if settings.convention == "openrlhf" and settings.correction.startswith("sequence"):
+        raise ValueError(
+            f"OpenRLHF has no correction {settings.correction!r}: it rejects a row by its geometric mean and "
+            'keeps token weights; take "token" or "token_mask", or another convention'
+        )
+    return make(settings.correction_floor, settings.correction_cap)
+
+
+def _raised(correction: corrections.Correction, floor: float) -> corrections.Correction:
+    return lambda log_gap, unit_ids: jnp.maximum(correction(log_gap, unit_ids), floor)
 
 
 def _group_rows(settings: Settings, scale: bool) -> RowEstimator:
@@ -155,57 +191,36 @@ def _finished_rows(units: Units) -> Units:
     return lambda batch: jnp.where(filters.finished(batch.rollout)[:, None], units(batch), -1)
 
 
-def _penalties(settings: Settings, aggregation: weights.Weights) -> tuple[Penalty, ...]:
+def _penalties(settings: Settings, ratio: ratios.Ratio, units: Units) -> tuple[Penalty, ...]:
     penalties = []
     if settings.kl_coefficient and settings.kl_placement == "loss":
-        penalties.append(
-            kl_penalty(
-                settings.kl_estimator,
-                settings.kl_coefficient,
-                aggregation,
-                bounds=settings.kl_range,
-                cost_bounds=settings.kl_cost_range,
-                importance_weighted=settings.kl_importance_weighted,
-            )
-        )
+        weigh = _aggregation(settings, settings.kl_aggregation or settings.aggregation)
+        beta = settings.kl_coefficient
+        penalties.append(Penalty(kl_cost(settings, ratio, units), weigh, lambda state: beta))
     if settings.entropy_coefficient:
-        penalties.append(entropy_bonus(settings.entropy_coefficient, aggregation))
+        weigh = _aggregation(settings, settings.entropy_aggregation or settings.aggregation)
+        penalties.append(entropy_bonus(settings.entropy_coefficient, weigh))
     return tuple(penalties)
 
 
 def _shape(settings: Settings, outcome: Outcome) -> Callable[[Batch, State], Array]:
-    if settings.kl_placement not in ("loss", "reward"):
-        raise ValueError(f'kl_placement must be "loss" or "reward", got {settings.kl_placement!r}')
-    charged = settings.kl_placement == "reward" and settings.kl_coefficient
-    if charged and settings.kl_estimator == "full":
-        raise ValueError(
-            "the KL in the reward is taken at the sampled token: use k1, k2, k3 or abs, not full"
-        )
+    cost: Cost | None = charge(settings) if kl_in_the_reward(settings) else None
 
     def shape(batch: Batch, state: State) -> Array:
         del state
         mask = batch.rollout.action_mask
         rewards = reward_at_last_action(outcome(batch), mask)
-        if not charged:
+        if cost is None:
             return rewards
-        return kl_in_reward(rewards, _old_divergence(settings, batch), mask, settings.kl_coefficient)
+        return kl_in_reward(rewards, cost(batch.old, batch), mask, settings.kl_coefficient)
 
     return shape
-
-
-def _old_divergence(settings: Settings, batch: Batch) -> Array:
-    if batch.reference is None:
-        raise ValueError("the KL in the reward reads Batch.reference, and there is none")
-    cost = bounded(ESTIMATORS[settings.kl_estimator], settings.kl_range)(
-        batch.old.log_prob, batch.reference.log_prob
-    )
-    return cost if settings.kl_cost_range is None else jnp.clip(cost, *settings.kl_cost_range)
 
 
 def _needs(settings: Settings) -> frozenset[str]:
     """`Scores` fields, "reference", and "old" where π_old is read before the first update."""
     needs = {"entropy"} if settings.entropy_coefficient else set()
-    if settings.correction != "none" or (settings.kl_placement == "reward" and settings.kl_coefficient):
+    if settings.correction != "none" or kl_in_the_reward(settings):
         needs |= {"old"}
     if settings.kl_coefficient:
         needs |= {"reference", "kl_ref"} if settings.kl_estimator == "full" else {"reference"}

@@ -6,6 +6,7 @@ from typing import Any
 
 import jax.numpy as jnp
 
+from gpg_jax.algorithms.checks import count
 from gpg_jax.algorithms.compose import Outcome, clip, compose, group_advantage, scalar_outcome
 from gpg_jax.algorithms.settings import Settings, resolve
 from gpg_jax.environments.shaping import soft_overlong
@@ -38,7 +39,7 @@ def dapo(
     Returns:
       The method.
     """
-    settings = resolve(options, aggregation="token_mean")
+    settings = resolve(options, name="dapo", aggregation="token_mean")
     outcome = scalar_outcome(settings)
     if overlong_cache is not None:
         outcome = _overlong(settings, outcome, max_response, overlong_cache)
@@ -53,6 +54,8 @@ def dapo(
 
 
 def _overlong(settings: Settings, outcome: Outcome, max_response: int, cache: int) -> Outcome:
+    count("max_response", max_response)
+    count("overlong_cache", cache)
     # these two let the penalty run on beyond the limit
     floor = None if settings.convention in ("verl", "tunix") else -1.0
     soft_overlong(jnp.zeros(1), max_response, cache)  # raises here rather than in the first step

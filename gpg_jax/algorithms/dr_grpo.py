@@ -23,7 +23,7 @@ def dr_grpo(*, clip: float = 0.2, **options: Any) -> Method:
     Returns:
       The method.
     """
-    settings = resolve(options, GROUP_STD, aggregation="constant_length")
+    settings = resolve(options, GROUP_STD, name="dr_grpo", aggregation="constant_length")
     return compose(
         settings, advantage=group_advantage(settings, scale=False), gate=clip_gate(settings, clip, clip)
     )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from gpg_jax.algorithms.checks import count
 from gpg_jax.algorithms.compose import Units, clip, compose, group_advantage
 from gpg_jax.algorithms.settings import resolve
 from gpg_jax.decoding.units import fixed_count_units, fixed_length_units
@@ -31,8 +32,10 @@ def gpg(
 
     Mao, Dong and Dou 2025, arXiv 2512.10365: ∇J = E[Σ_T ∇log π(MA_T|MS_T)·Φ_T] for any cut of the output into
     macro-actions. The clipped surrogate is this library's: with s_T the geometric mean of the unit's token
-    ratios it is GRPO's where a unit is a token and GSPO's where it is the whole output. At π_θ = π_old all
-    three ratios have the theorem's gradient.
+    ratios it is GRPO's where a unit is a token and GSPO's where it is the whole output.
+
+    At π_θ = π_old the three ratios have one gradient, Σ_T A_i·∇log π(MA_T|MS_T) over each row's length |o_i|.
+    The theorem has no such length: the aggregation "sequence_mean_token_sum" meets it, the default does not.
 
     Args:
       units: `Batch` -> unit ids `int32[B, L]`.
@@ -47,11 +50,11 @@ def gpg(
       The method.
 
     Raises:
-      ValueError: more than one way to cut, or an unknown ratio.
+      ValueError: more than one way to cut, a cut into no units, or an unknown ratio.
     """
     if ratio not in RATIOS:
         raise ValueError(f"no ratio {ratio!r}; there are {', '.join(RATIOS)}")
-    settings = resolve(options)
+    settings = resolve(options, name="gpg")
     return compose(
         settings,
         units=_units(units, unit_count, unit_length),
@@ -61,13 +64,15 @@ def gpg(
     )
 
 
-def _units(units: Units | None, count: int | None, length: int | None) -> Units:
-    if sum(choice is not None for choice in (units, count, length)) > 1:
+def _units(units: Units | None, number: int | None, length: int | None) -> Units:
+    if sum(choice is not None for choice in (units, number, length)) > 1:
         raise ValueError("give one of units, unit_count and unit_length")
     if units is not None:
         return units
     if length is not None:
+        count("unit_length", length)
         size = length
         return lambda batch: fixed_length_units(batch.rollout.action_mask, size)
-    number = 4 if count is None else count
+    number = 4 if number is None else number
+    count("unit_count", number)
     return lambda batch: fixed_count_units(batch.rollout.action_mask, number)

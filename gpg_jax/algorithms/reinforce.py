@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from gpg_jax.algorithms.compose import compose, whole_output
+from gpg_jax.algorithms.checks import within
+from gpg_jax.algorithms.compose import compose, credited, whole_output
 from gpg_jax.algorithms.settings import GROUP, GROUP_STD, resolve
 from gpg_jax.estimators import advantages
 from gpg_jax.estimators.baselines import running_start
@@ -30,7 +31,7 @@ def reinforce(*, rows: advantages.RowEstimator = advantages.without_baseline, **
     Returns:
       The method.
     """
-    return _reinforce(rows, GROUP, options)
+    return _reinforce(rows, GROUP, options, name="reinforce")
 
 
 def reinforce_constant(*, baseline: float = 0.5, **options: Any) -> Method:
@@ -40,6 +41,7 @@ def reinforce_constant(*, baseline: float = 0.5, **options: Any) -> Method:
       baseline: b.
       **options: of `settings.Settings`.
     """
+    within("baseline", baseline)
     return _reinforce(advantages.minus_constant(baseline), GROUP, options)
 
 
@@ -50,6 +52,7 @@ def reinforce_running(*, decay: float = 0.9, **options: Any) -> Method:
       decay: of the mean, a rollout, in [0, 1).
       **options: of `settings.Settings`.
     """
+    within("decay", decay, 0, 1, below=True)
     return _reinforce(advantages.minus_running(decay), GROUP, options, state=running_start())
 
 
@@ -60,19 +63,10 @@ def reinforce_batch(**options: Any) -> Method:
 
 def reinforce_group(**options: Any) -> Method:
     """REINFORCE with b the mean of the prompt's group, which shrinks it by 1 − 1/G. See `reinforce`."""
-    settings = resolve(options)
+    settings = resolve(options, UNREAD, name="reinforce_group")
     statistics = advantages.filters_for(settings.truncated_in_statistics)
     rows = advantages.group_centred(singleton=settings.singleton, statistics=statistics)
     return _reinforce(rows, GROUP_STD, options)
-
-
-def rloo(**options: Any) -> Method:
-    """REINFORCE with b the mean of the prompt's other completions, which keeps the gradient as it is.
-
-    Kool et al. 2019, "Buy 4 REINFORCE samples, get a baseline for free!"; Ahmadian et al., arXiv 2402.14740.
-    See `reinforce`.
-    """
-    return _reinforce(advantages.minus_leave_one_out, GROUP, options)
 
 
 def reinforce_optimal(*, norms: Callable[[Batch], Array] = advantages.head_norms, **options: Any) -> Method:
@@ -89,13 +83,19 @@ def reinforce_optimal(*, norms: Callable[[Batch], Array] = advantages.head_norms
 
 
 def _reinforce(
-    rows: advantages.RowEstimator, without: frozenset[str], options: dict[str, Any], **rest: Any
+    rows: advantages.RowEstimator,
+    without: frozenset[str],
+    options: dict[str, Any],
+    name: str = "",
+    **rest: Any,
 ) -> Method:
-    settings = resolve(options, without | UNREAD, aggregation="sequence_mean_token_sum")
+    settings = resolve(
+        options, without | UNREAD, name=name, aggregation="sequence_mean_token_sum", kl_order="before"
+    )
     return compose(
         settings,
         units=whole_output,
-        advantage=advantages.outcome_advantage(advantages.held(rows, settings.advantage_range)),
+        advantage=credited(settings, rows),
         ratio=no_ratio,
         gate=no_gate,
         **rest,

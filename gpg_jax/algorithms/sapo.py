@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from gpg_jax.algorithms.checks import within
 from gpg_jax.algorithms.compose import compose, group_advantage
 from gpg_jax.algorithms.settings import resolve
 from gpg_jax.losses.gates import soft_gate
@@ -23,7 +24,9 @@ def sapo(*, temperature_positive: float = 1.0, temperature_negative: float = 1.0
     Returns:
       The method.
     """
-    settings = resolve(options, frozenset({"dual_clip"}))
+    within("temperature_positive", temperature_positive)
+    within("temperature_negative", temperature_negative)
+    settings = resolve(options, frozenset({"dual_clip"}), name="sapo")
     return compose(
         settings,
         advantage=group_advantage(settings, scale=True),

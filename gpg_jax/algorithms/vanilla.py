@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from gpg_jax.algorithms.checks import within
 from gpg_jax.algorithms.compose import compose
 from gpg_jax.algorithms.reinforce import UNREAD
 from gpg_jax.algorithms.settings import GROUP, resolve
@@ -30,7 +31,9 @@ def vanilla(
     Returns:
       The method.
     """
-    settings = resolve(options, GROUP | UNREAD, aggregation="sequence_mean_token_sum")
+    within("decay", decay, 0, 1, below=True)
+    within("discount", discount, 0, 1)
+    settings = resolve(options, GROUP | UNREAD | {"kl_order"}, aggregation="sequence_mean_token_sum")
     rows = advantages.held(advantages.minus_running(decay), settings.advantage_range)
     return compose(
         settings,

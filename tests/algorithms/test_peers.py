@@ -1,6 +1,7 @@
 """The conventions against numbers that the peers' own code gave (`tests/golden/generate_peers.py`).
 
-Every case of `peers.json` is either reproduced here or named in `DIFFERENT` with the reason.
+A method is the constructor's with the peer's convention, and with options where the case has settings of its
+own. Every case of `peers.json` is either reproduced so or named in `DIFFERENT` with the reason.
 """
 
 from __future__ import annotations
@@ -16,22 +17,7 @@ import numpy as np
 import pytest
 
 from gpg_jax.algorithms import ALGORITHMS
-from gpg_jax.algorithms.compose import (
-    AGGREGATIONS,
-    clip,
-    compose,
-    group_advantage,
-    scalar_outcome,
-    whole_output,
-)
-from gpg_jax.algorithms.settings import Settings, resolve
-from gpg_jax.environments.shaping import soft_overlong
-from gpg_jax.estimators import advantages
-from gpg_jax.losses import corrections
-from gpg_jax.losses.gates import no_gate
 from gpg_jax.losses.objective import estimate, loss, penalty_coefficients, weigh
-from gpg_jax.losses.penalties import kl_penalty
-from gpg_jax.losses.ratios import no_ratio, unit_product_ratio
 from gpg_jax.types import STOP_EOS, STOP_LENGTH, Batch, Method, Rollout, Scores
 
 GOLDEN = json.loads((Path(__file__).parents[1] / "golden" / "peers.json").read_text())
@@ -40,18 +26,17 @@ Choice = tuple[str, dict[str, Any]]
 
 ROW_MEAN = {"aggregation": "sequence_mean"}
 TOKEN_MEAN = {"aggregation": "token_mean"}
-PEER_CLIP = {"clip_low": 0.2, "clip_high": 0.2}  # the peers' default for GSPO, not the paper's
-REWARD_KL = {"kl_placement": "reward", "kl_estimator": "k1"}
-CAP_3 = {"correction_cap": 3.0}
-NO_FILTER = {"dynamic_sampling": False, "overlong_cache": None}
+PAPER_CLIP = {"clip_low": 3e-4, "clip_high": 4e-4}
+NO_KL = {"kl_coefficient": 0.0}
+REWARD_KL = {"kl_placement": "reward", "kl_coefficient": 0.05}
 
 ADVANTAGES: dict[str, Choice] = {
     "trl/advantage/grpo": ("grpo", {}),
     "trl/advantage/batch_std": ("grpo", {"std_over": "batch"}),
     "trl/advantage/dr_grpo": ("dr_grpo", {}),
     "trl/advantage/grpo_singleton": ("grpo", {}),
-    "trl/advantage/rloo": ("rloo", {}),
-    "trl/advantage/rloo_kl": ("rloo", REWARD_KL | {"kl_coefficient": 0.05}),
+    "trl/advantage/rloo": ("rloo", NO_KL),
+    "trl/advantage/rloo_kl": ("rloo", {}),
     "verl/advantage/grpo": ("grpo", {}),
     "verl/advantage/grpo_singleton": ("grpo", {}),
     "verl/advantage/grpo_vectorized": ("grpo", {}),
@@ -59,17 +44,25 @@ ADVANTAGES: dict[str, Choice] = {
     "verl/advantage/dr_grpo": ("dr_grpo", {}),
     "verl/advantage/dr_grpo_singleton": ("dr_grpo", {}),
     "verl/advantage/rloo": ("rloo", {}),
+    "verl/advantage/rloo_singleton": ("rloo", {}),
     "verl/advantage/rloo_vectorized": ("rloo", {}),
-    "verl/advantage/rloo_vectorized_singleton": ("rloo", {}),
-    "tunix/advantage/grpo": ("grpo", {"kl_coefficient": 0.0}),
+    "verl/advantage/rloo_vectorized_singleton": ("rloo", {"singleton": "zero"}),
+    "verl/advantage/grpo_kl": ("grpo", REWARD_KL),
+    "verl/advantage/dr_grpo_kl": ("dr_grpo", REWARD_KL),
+    "verl/advantage/rloo_kl": ("rloo", REWARD_KL),
+    "tunix/advantage/grpo": ("grpo", {}),
     "tunix/advantage/rloo": ("rloo", {}),
     "tunix/advantage/rloo_singleton": ("rloo", {}),
     "tunix/advantage/drgrpo": ("dr_grpo", {}),
-    "openrlhf/advantage/group_norm": ("grpo", {"kl_coefficient": 0.0}),
+    "openrlhf/advantage/group_norm": ("grpo", {}),
     "openrlhf/advantage/group_norm_kl": ("grpo", {}),
     "openrlhf/advantage/dr_grpo": ("dr_grpo", {}),
     "openrlhf/advantage/rloo": ("rloo", {}),
-    "openrlhf/advantage/rloo_kl": ("rloo_and_rest", {"kl_coefficient": 0.01}),
+    "openrlhf/advantage/rloo_kl": ("rloo", {}),
+    "oat/advantage/grpo": ("grpo", {}),
+    "oat/advantage/dr_grpo": ("dr_grpo", {}),
+    "oat/advantage/grpo_kl": ("grpo", REWARD_KL),
+    "oat/advantage/dr_grpo_kl": ("dr_grpo", REWARD_KL),
 }
 
 LOSSES: dict[str, Choice] = {
@@ -77,29 +70,28 @@ LOSSES: dict[str, Choice] = {
     "trl/loss/dapo_accumulated": ("grpo", {}),
     "trl/loss/dapo_empty": ("grpo", {}),
     "trl/loss/bnpo": ("grpo", {}),
-    "trl/loss/dapo": ("dapo", NO_FILTER),
+    "trl/loss/dapo": ("dapo", {}),
     "trl/loss/grpo": ("grpo", ROW_MEAN),
     "trl/loss/grpo_accumulated": ("grpo", ROW_MEAN),
     "trl/loss/grpo_extreme": ("grpo", ROW_MEAN),
-    "trl/loss/grpo_empty": ("grpo", ROW_MEAN),
     "trl/loss/grpo_kl": ("grpo", ROW_MEAN | {"kl_coefficient": 0.04}),
     "trl/loss/grpo_kl_unweighted": (
         "grpo",
         ROW_MEAN | {"kl_coefficient": 0.04, "kl_importance_weighted": False},
     ),
     "trl/loss/grpo_delta": ("grpo", ROW_MEAN | {"dual_clip": 3.0}),
-    "trl/loss/grpo_sequence_mask": ("grpo", ROW_MEAN | CAP_3 | {"correction": "sequence_mask"}),
-    "trl/loss/grpo_token_truncate": ("grpo", ROW_MEAN | CAP_3 | {"correction": "token"}),
+    "trl/loss/grpo_sequence_mask": ("grpo", ROW_MEAN | {"correction": "sequence_mask"}),
+    "trl/loss/grpo_token_truncate": ("grpo", ROW_MEAN | {"correction": "token"}),
     "trl/loss/dr_grpo": ("dr_grpo", {"max_length": 8}),
-    "trl/loss/dr_grpo_empty": ("dr_grpo", {"max_length": 8}),
-    "trl/loss/gspo": ("gspo", PEER_CLIP),
-    "trl/loss/gspo_paper": ("gspo", {}),
-    "trl/loss/gspo_token_mean": ("gspo", PEER_CLIP | TOKEN_MEAN),
-    "trl/loss/gspo_extreme": ("gspo", PEER_CLIP),
-    "trl/loss/gspo_varying": ("gspo", PEER_CLIP),
+    "trl/loss/gspo": ("gspo", ROW_MEAN),
+    "trl/loss/gspo_paper": ("gspo", ROW_MEAN | PAPER_CLIP),
+    "trl/loss/gspo_token_mean": ("gspo", {}),
+    "trl/loss/gspo_kl": ("gspo", {"kl_coefficient": 0.04}),
+    "trl/loss/gspo_extreme": ("gspo", ROW_MEAN),
+    "trl/loss/gspo_varying": ("gspo", ROW_MEAN),
     "trl/loss/sapo": ("sapo", {}),
     "trl/loss/sapo_extreme": ("sapo", {}),
-    "trl/loss/rloo": ("clipped_product", {}),
+    "trl/loss/rloo": ("rloo", {}),
     "verl/loss/ppo": ("grpo", {}),
     "verl/loss/ppo_accumulated": ("grpo", {}),
     "verl/loss/ppo_extreme": ("grpo", {}),
@@ -108,65 +100,72 @@ LOSSES: dict[str, Choice] = {
     "verl/loss/grpo_empty": ("grpo", ROW_MEAN),
     "verl/loss/grpo_kl": ("grpo", ROW_MEAN | {"kl_coefficient": 0.04}),
     "verl/loss/grpo_kl_default": ("grpo", {"kl_coefficient": 0.001}),
-    "verl/loss/dapo": ("dapo", NO_FILTER | {"dual_clip": 10.0}),
+    "verl/loss/dapo": ("dapo", {}),
     "verl/loss/dr_grpo": ("dr_grpo", {"max_length": 5}),
     "verl/loss/dr_grpo_trainer": ("dr_grpo", {"max_length": 8}),
-    "verl/loss/gspo": ("gspo", PEER_CLIP),
-    "verl/loss/gspo_default": ("gspo", PEER_CLIP | TOKEN_MEAN),
-    "verl/loss/gspo_paper": ("gspo", {}),
-    "verl/loss/gspo_varying": ("gspo_token", PEER_CLIP),
-    "verl/loss/gspo_extreme": ("gspo", PEER_CLIP),
+    "verl/loss/gspo": ("gspo", ROW_MEAN),
+    "verl/loss/gspo_default": ("gspo", {}),
+    "verl/loss/gspo_paper": ("gspo", ROW_MEAN | PAPER_CLIP),
+    "verl/loss/gspo_varying": ("gspo_token", ROW_MEAN),
+    "verl/loss/gspo_extreme": ("gspo", ROW_MEAN),
     "verl/loss/sapo": ("sapo", {}),
+    "verl/loss/sapo_kl": ("sapo", {"kl_coefficient": 0.04}),
     "verl/loss/sapo_extreme": ("sapo", {}),
     "tunix/loss/grpo": ("grpo", {}),
-    "tunix/loss/grpo_unregularised": ("grpo", {"kl_coefficient": 0.0}),
+    "tunix/loss/grpo_unregularised": ("grpo", NO_KL),
     "tunix/loss/grpo_k3": ("grpo", {"kl_estimator": "k3"}),
-    "tunix/loss/grpo_extreme": ("grpo", {"kl_coefficient": 0.0}),
-    "tunix/loss/grpo_empty": ("grpo", {"kl_coefficient": 0.0}),
-    "tunix/loss/grpo_dual": ("grpo", {"kl_coefficient": 0.0, "dual_clip": 3.0}),
-    "tunix/loss/grpo_correction": ("grpo", {"kl_coefficient": 0.0, "correction": "token"}),
-    "tunix/loss/gspo": ("gspo", PEER_CLIP),
-    "tunix/loss/gspo_paper": ("gspo", {}),
-    "tunix/loss/gspo_varying": ("gspo_token", PEER_CLIP),
-    "tunix/loss/gspo_extreme": ("gspo", PEER_CLIP),
-    "tunix/loss/dr_grpo": ("dr_grpo", {"max_length": 5, "kl_coefficient": 0.04}),
-    "tunix/loss/dr_grpo_unregularised": ("dr_grpo", {"max_length": 5}),
-    "tunix/loss/dapo": ("dapo", NO_FILTER),
-    "tunix/loss/ppo": ("grpo", TOKEN_MEAN | {"kl_coefficient": 0.0}),
-    "tunix/loss/ppo_dual": ("grpo", TOKEN_MEAN | {"kl_coefficient": 0.0, "dual_clip": 3.0}),
-    "tunix/loss/ppo_extreme": ("grpo", TOKEN_MEAN | {"kl_coefficient": 0.0, "log_ratio_range": None}),
-    "openrlhf/loss/ppo": ("grpo", {"kl_coefficient": 0.0}),
-    "openrlhf/loss/ppo_accumulated": ("grpo", {"kl_coefficient": 0.0}),
-    "openrlhf/loss/ppo_empty": ("grpo", {"kl_coefficient": 0.0}),
-    "openrlhf/loss/ppo_dual": ("grpo", {"kl_coefficient": 0.0, "dual_clip": 3.0}),
-    "openrlhf/loss/ppo_extreme": ("grpo", {"kl_coefficient": 0.0}),
-    "openrlhf/loss/dapo": ("dapo", NO_FILTER),
-    "openrlhf/loss/grpo": ("grpo", ROW_MEAN | {"kl_coefficient": 0.0}),
-    "openrlhf/loss/grpo_accumulated": ("grpo", ROW_MEAN | {"kl_coefficient": 0.0}),
-    "openrlhf/loss/grpo_empty": ("grpo", ROW_MEAN | {"kl_coefficient": 0.0}),
-    "openrlhf/loss/gspo": ("gspo", PEER_CLIP),
-    "openrlhf/loss/gspo_paper": ("gspo", {}),
-    "openrlhf/loss/gspo_varying": ("gspo", PEER_CLIP),
-    "openrlhf/loss/gspo_extreme": ("gspo", PEER_CLIP),
-    "openrlhf/loss/gspo_correction": ("gspo", PEER_CLIP),
+    "tunix/loss/grpo_extreme": ("grpo", NO_KL),
+    "tunix/loss/grpo_empty": ("grpo", NO_KL),
+    "tunix/loss/grpo_dual": ("grpo", NO_KL | {"dual_clip": 3.0}),
+    "tunix/loss/grpo_correction": ("grpo", NO_KL | {"correction": "token"}),
+    "tunix/loss/gspo_default": ("gspo", {}),
+    "tunix/loss/gspo": ("gspo", NO_KL),
+    "tunix/loss/gspo_paper": ("gspo", NO_KL | PAPER_CLIP),
+    "tunix/loss/gspo_varying": ("gspo_token", NO_KL),
+    "tunix/loss/gspo_extreme": ("gspo", NO_KL),
+    "tunix/loss/dr_grpo": ("dr_grpo", {"max_length": 5}),
+    "tunix/loss/dr_grpo_unregularised": ("dr_grpo", NO_KL | {"max_length": 5}),
+    "tunix/loss/dapo": ("dapo", {}),
+    "tunix/loss/ppo": ("grpo", TOKEN_MEAN | NO_KL),
+    "tunix/loss/ppo_dual": ("grpo", TOKEN_MEAN | NO_KL | {"dual_clip": 3.0}),
+    "tunix/loss/ppo_extreme": ("grpo", TOKEN_MEAN | NO_KL | {"log_ratio_range": None}),
+    "openrlhf/loss/ppo": ("grpo", {}),
+    "openrlhf/loss/ppo_accumulated": ("grpo", {}),
+    "openrlhf/loss/ppo_empty": ("grpo", {}),
+    "openrlhf/loss/ppo_dual": ("grpo", {"dual_clip": 3.0}),
+    "openrlhf/loss/ppo_extreme": ("grpo", {}),
+    "openrlhf/loss/ppo_tis": ("grpo", {"correction": "token"}),
+    "openrlhf/loss/ppo_icepop": ("grpo", {"correction": "token_mask"}),
+    "openrlhf/loss/dapo": ("dapo", {}),
+    "openrlhf/loss/grpo": ("grpo", ROW_MEAN),
+    "openrlhf/loss/grpo_accumulated": ("grpo", ROW_MEAN),
+    "openrlhf/loss/grpo_empty": ("grpo", ROW_MEAN),
+    "openrlhf/loss/gspo": ("gspo", {}),
+    "openrlhf/loss/gspo_paper": ("gspo", PAPER_CLIP),
+    "openrlhf/loss/gspo_varying": ("gspo", {}),
+    "openrlhf/loss/gspo_extreme": ("gspo", {}),
+    "oat/loss/dr_grpo": ("dr_grpo", {"max_length": 8}),
+    "oat/loss/grpo": ("grpo", {}),
+    "oat/loss/grpo_extreme": ("grpo", {}),
+    "oat/loss/grpo_uncorrected": ("grpo", {"correction": "none"}),
+    "oat/loss/grpo_kl": ("grpo", {"kl_coefficient": 0.04}),
 }
+# in these systems RLOO is an estimator of advantages, and the loss is the one of the rest
+THE_SAME_LOSS = {"verl/loss/ppo": "rloo", "tunix/loss/grpo": "rloo", "openrlhf/loss/ppo": "rloo"}
 
-# TRL's means over rows count a row without actions, here it counts nowhere: 4 rows for 3
-ROWS_COUNTED = {"trl/loss/grpo_empty": 4 / 3, "trl/loss/dr_grpo_empty": 4 / 3}
-# tunix's straight-through term is outside of its clamp; here a log-ratio beyond its range has no gradient
-VALUE_ALONE = ("tunix/loss/gspo_extreme",)
-# the correction of OpenRLHF's GSPO puts the sampler where the old policy stands
-OLD = {"openrlhf/loss/gspo_correction": "rollout"}
-
-CORRECTIONS: dict[str, corrections.Correction] = {
-    "trl/correction/sequence_mask": corrections.masked_sequence(0.0, 3.0),
-    "trl/correction/sequence_truncate": corrections.truncated_sequence(3.0),
-    "trl/correction/token_mask": corrections.masked_token(0.0, 3.0),
-    "trl/correction/token_truncate": corrections.truncated_token(3.0),
-    "verl/correction/token": corrections.truncated_token(2.0),
-    "verl/correction/sequence": corrections.truncated_sequence(2.0),
-    "verl/correction/icepop": corrections.masked_token(0.5, 5.0),
-    "tunix/correction/token": corrections.truncated_token(2.0),
+CORRECTIONS: dict[str, dict[str, Any]] = {
+    "trl/correction/sequence_mask": {"correction": "sequence_mask"},
+    "trl/correction/sequence_truncate": {"correction": "sequence"},
+    "trl/correction/token_mask": {"correction": "token_mask"},
+    "trl/correction/token_truncate": {"correction": "token"},
+    "verl/correction/token": {"correction": "token"},
+    "verl/correction/sequence": {"correction": "sequence"},
+    "verl/correction/icepop": {
+        "correction": "token_mask",
+        "correction_floor": 0.5,
+        "correction_cap": 5.0,
+    },
+    "tunix/correction/token": {"correction": "token"},
 }
 
 ESTIMATORS = {
@@ -174,6 +173,8 @@ ESTIMATORS = {
     "verl/kl/abs": "abs",
     "verl/kl/k2": "k2",
     "verl/kl/k3": "k3",
+    "verl/kl/k1+": "k1+",
+    "verl/kl/abs+": "abs+",
     "verl/kl/k3+": "k3+",
     "tunix/kl/kl": "k1",
     "tunix/kl/mse_kl": "k2",
@@ -181,10 +182,10 @@ ESTIMATORS = {
     "openrlhf/kl/k1": "k1",
     "openrlhf/kl/k2": "k2",
     "openrlhf/kl/k3": "k3",
+    "openrlhf/kl/k1_unbiased": "k1+",
+    "openrlhf/kl/k2_unbiased": "k2+",
     "openrlhf/kl/k3_unbiased": "k3+",
 }
-# verl clamps only the value of k3; both leave the gradient of a straight-through estimator unclamped
-INSIDE_THE_CLAMPS = ("verl/kl/k1", "verl/kl/abs", "verl/kl/k2", "verl/kl/k3+", "openrlhf/kl/k3_unbiased")
 
 AGGREGATES = {
     "token-mean": "token_mean",
@@ -197,48 +198,31 @@ AGGREGATES = {
     "sequence-mean-token-sum-norm": "sequence_mean_token_sum",
 }
 
+OWN_TEST = ("trl/advantage/grpo_truncated",)
+
+_EMPTY = (
+    "its mean over rows counts a row without actions, 4 for 3; here none counts, so padding changes nothing"
+)
 DIFFERENT = {
     "trl/advantage/rloo_normalised": "whitening over the batch after the baseline",
-    "trl/advantage/grpo_truncated": "has its own test below",
+    "trl/loss/grpo_empty": _EMPTY,
+    "trl/loss/dr_grpo_empty": _EMPTY,
     "trl/loss/bnpo_accumulated": "a mean over micro-batches of their token means: depends on the split",
-    "verl/advantage/rloo_singleton": "the raw reward of a row alone; here it gets 0, as in rloo_vectorized",
     "verl/loss/reinforce": "-log_prob * advantage: has its own test below, the value is another one",
-    "verl/kl/k1+": "the value of k1 under the gradient of k2",
     "verl/correction/token_normalised": "weights divided by their mean over the batch",
     "verl/correction/seq_mean_k1": "rejection",
     "verl/correction/token_k1": "rejection",
     "verl/correction/seq_mean_k3": "rejection",
-    "openrlhf/advantage/reinforce_baseline": "whitening over the tokens of the batch",
-    "openrlhf/loss/ppo_tis": "a weight truncated from below too",
-    "openrlhf/loss/ppo_icepop": "bounds on both sides are in `losses.corrections`, not among the settings",
-    "openrlhf/loss/ppo_sequence_mask": "token weights, rejected by the row's geometric mean",
-    "openrlhf/kl/k1_unbiased": "the value of k1 under the gradient of k2",
-    "openrlhf/kl/k2_unbiased": "is k2, but for the clamp that does not reach the gradient",
+    "openrlhf/advantage/reinforce_baseline": "whitening over the tokens of the batch: the constructor raises",
+    "openrlhf/loss/ppo_sequence_mask": "token weights, rejected by the row's geometric mean: it raises",
+    "openrlhf/loss/gspo_correction": "the sampler stands in the place of the old policy: it raises",
     "openrlhf/kl/k3_unbiased_off_policy": "a detached ratio on the gradient of k2, the value not weighted",
 }
 
 
-def rloo_and_rest(**options: Any) -> Method:
-    """OpenRLHF's order: leave-one-out, clip, then the KL by reward-to-go."""
-    settings = resolve(options, aggregation="sequence_mean_token_sum")
-    rows = advantages.held(advantages.minus_leave_one_out, settings.advantage_range)
-    advantage = advantages.outcome_and_rest_advantage(rows, scalar_outcome(settings))
-    return compose(settings, units=whole_output, advantage=advantage, ratio=no_ratio, gate=no_gate)
-
-
-def clipped_product(**options: Any) -> Method:
-    """TRL's RLOO loss: the clipped importance weight of the whole output, once a row."""
-    settings = resolve(options, aggregation="unit_mean")
-    advantage, gate = group_advantage(settings, scale=False), clip(settings, 0.2, 0.2)
-    return compose(settings, units=whole_output, advantage=advantage, ratio=unit_product_ratio(), gate=gate)
-
-
-CONSTRUCTORS = ALGORITHMS | {"rloo_and_rest": rloo_and_rest, "clipped_product": clipped_product}
-
-
 def method_of(name: str, choice: Choice) -> Method:
     constructor, options = choice
-    return CONSTRUCTORS[constructor](convention=name.split("/")[0], **options)
+    return ALGORITHMS[constructor](convention=name.split("/")[0], **options)
 
 
 def behind_a_prompt(values: list[list[float]]) -> np.ndarray:
@@ -246,14 +230,17 @@ def behind_a_prompt(values: list[list[float]]) -> np.ndarray:
     return np.pad(np.asarray(values, np.float32), ((0, 0), (1, 0)))
 
 
-def batch_of(inputs: dict[str, Any], old: str = "old") -> Batch:
-    """The rows of a set of inputs; rewards are 0 and groups of two where it names none."""
+def batch_of(inputs: dict[str, Any]) -> Batch:
+    """The rows of a set of inputs; where it names none, rewards are 0, groups are pairs.
+
+    The reference is then π_old. Outcomes differ, so that dynamic sampling keeps every row.
+    """
     rows = len(inputs["reward"] if "reward" in inputs else inputs["mask"])
     mask = behind_a_prompt(inputs.get("mask", [[1]] * rows)) > 0
     zeros, index = np.zeros(rows, np.float32), np.arange(rows, dtype=np.int32)
     names = {"old", "new", "reference", "rollout"} & inputs.keys()
     scored = {name: behind_a_prompt(inputs[name]) for name in names}
-    old_log_prob = scored.get(old, scored.get("new", np.zeros(mask.shape, np.float32)))
+    old_log_prob = scored.get("old", scored.get("new", np.zeros(mask.shape, np.float32)))
     reward = np.asarray(inputs.get("reward", zeros), np.float32)
     rollout = Rollout(
         tokens=np.zeros(mask.shape, np.int32),
@@ -267,11 +254,10 @@ def batch_of(inputs: dict[str, Any], old: str = "old") -> Batch:
         leaf_weight=zeros + 1,
         stop=index * 0 + STOP_EOS,
         version=index * 0,
-        outcome=reward,
+        outcome=index.astype(np.float32),
         reward=reward,
     )
-    reference = Scores(scored["reference"]) if "reference" in scored else None
-    return Batch(rollout, Scores(old_log_prob), reference)
+    return Batch(rollout, Scores(old_log_prob), Scores(scored.get("reference", old_log_prob)))
 
 
 def loss_and_gradient(method: Method, batch: Batch, inputs: dict[str, Any]) -> tuple[float, np.ndarray]:
@@ -290,11 +276,36 @@ def loss_and_gradient(method: Method, batch: Batch, inputs: dict[str, Any]) -> t
     return float(total), np.asarray(gradient)[:, 1:]
 
 
+def of_kind(kind: str) -> list[str]:
+    return [name for name in CASES if name.split("/")[1] == kind]
+
+
 def test_every_case_is_reproduced_or_named_as_different():
-    tables = [ADVANTAGES, LOSSES, CORRECTIONS, ESTIMATORS, DIFFERENT]
-    named = [name for table in tables for name in table]
-    named += [name for name in CASES if name.split("/")[1] in ("aggregate", "overlong")]
-    assert sorted(named) == sorted(CASES)
+    tables = [ADVANTAGES, LOSSES, CORRECTIONS, ESTIMATORS, OWN_TEST]
+    reproduced = [name for table in tables for name in table] + of_kind("aggregate") + of_kind("overlong")
+    assert sorted(reproduced + list(DIFFERENT)) == sorted(CASES)
+
+
+def test_a_case_of_the_peers_defaults_is_the_constructor_alone():
+    for name, (method, options) in (ADVANTAGES | LOSSES).items():
+        settings = CASES[name]["settings"].keys() - {"gradient_accumulation_steps", "steps_per_generation"}
+        # Dr. GRPO's length is a part of every system's settings, the vectorised estimator one of verl's
+        if not settings and method != "dr_grpo" and "vectorized" not in name:
+            assert options == {}, name
+
+
+@pytest.mark.parametrize(
+    ("name", "options"),
+    [
+        ("reinforce_group", {}),
+        ("reinforce", {}),
+        ("grpo", {"correction": "sequence_mask"}),
+        ("gspo", {"correction": "token"}),
+    ],
+)
+def test_what_openrlhf_does_otherwise_is_refused(name, options):
+    with pytest.raises(ValueError, match="OpenRLHF"):
+        ALGORITHMS[name](convention="openrlhf", **options)
 
 
 @pytest.mark.parametrize("name", ADVANTAGES)
@@ -309,17 +320,16 @@ def test_advantages(name):
     chex.assert_trees_all_close(actual, expected, rtol=2e-5, atol=5e-8 if "kl" not in name else 2e-6)
 
 
-@pytest.mark.parametrize("name", LOSSES)
-def test_losses_and_gradients(name):
+@pytest.mark.parametrize(
+    ("name", "choice"),
+    [*LOSSES.items(), *((name, (method, {})) for name, method in THE_SAME_LOSS.items())],
+)
+def test_losses_and_gradients(name, choice):
     case = CASES[name]
     inputs = GOLDEN["inputs"][case["inputs"]]
-    method = method_of(name, LOSSES[name])
-    total, gradient = loss_and_gradient(method, batch_of(inputs, OLD.get(name, "old")), inputs)
-    scale = ROWS_COUNTED.get(name, 1.0)
-    chex.assert_trees_all_close(total, scale * case["outputs"]["loss"], rtol=2e-5, atol=3e-7)
-    if name not in VALUE_ALONE:
-        expected = scale * np.asarray(case["outputs"]["gradient"])
-        chex.assert_trees_all_close(gradient, expected, rtol=2e-5, atol=3e-7)
+    total, gradient = loss_and_gradient(method_of(name, choice), batch_of(inputs), inputs)
+    chex.assert_trees_all_close(total, case["outputs"]["loss"], rtol=2e-5, atol=3e-7)
+    chex.assert_trees_all_close(gradient, np.asarray(case["outputs"]["gradient"]), rtol=2e-5, atol=3e-7)
 
 
 def test_verl_reinforce_has_the_gradient_of_reinforce():
@@ -347,7 +357,8 @@ def test_corrections(name):
     inputs = GOLDEN["inputs"]["rows"]
     mask = np.asarray(inputs["mask"]) > 0
     gap = np.where(mask, np.asarray(inputs["old"]) - np.asarray(inputs["rollout"]), 0).astype(np.float32)
-    actual = CORRECTIONS[name](gap, np.where(mask, 0, -1))
+    method = method_of(name, ("grpo", CORRECTIONS[name]))
+    actual = method.objective.correction(gap, np.where(mask, 0, -1))
     expected = np.asarray(CASES[name]["outputs"]["weight"])
     expected = np.broadcast_to(expected, mask.shape) if expected.shape[1] == 1 else expected
     inside = mask[:, : expected.shape[1]]  # what a peer writes under the mask differs and counts nowhere
@@ -358,9 +369,8 @@ def test_corrections(name):
 @pytest.mark.parametrize("name", ESTIMATORS)
 def test_kl_estimators(name):
     case = CASES[name]
-    settings: Settings = resolve({"convention": name.split("/")[0]})
-    bounds = {"bounds": settings.kl_range, "cost_bounds": settings.kl_cost_range}
-    penalty = kl_penalty(ESTIMATORS[name], 1.0, AGGREGATIONS["token_sum"](settings), **bounds)
+    options = {"kl_estimator": ESTIMATORS[name], "kl_coefficient": 1.0, "kl_placement": "loss"}
+    (penalty,) = method_of(name, ("grpo", options)).objective.penalties
     points = GOLDEN["inputs"]["kl_points"]
     batch = batch_of({"mask": [[1] * 7], "new": [points["new"]], "reference": [points["reference"]]})
 
@@ -369,27 +379,29 @@ def test_kl_estimators(name):
 
     new = jnp.asarray(behind_a_prompt([points["new"]]))
     gradient = jax.grad(lambda log_prob: jnp.sum(value(log_prob)))(new)
-    count = 4 if name in INSIDE_THE_CLAMPS else 7
     for actual, output in ((value(new), "value"), (gradient, "gradient")):
-        expected = np.asarray(case["outputs"][output])[:count]
-        chex.assert_trees_all_close(actual[0, 1 : 1 + count], expected, rtol=2e-5, atol=1e-7)
+        expected = np.asarray(case["outputs"][output])
+        chex.assert_trees_all_close(actual[0, 1:], expected, rtol=2e-5, atol=1e-7)
 
 
-@pytest.mark.parametrize("name", [name for name in CASES if "/aggregate/" in name])
+@pytest.mark.parametrize("name", of_kind("aggregate"))
 def test_aggregates(name):
     case = CASES[name]
     inputs = GOLDEN["inputs"][case["inputs"]]
     batch = batch_of(inputs)
     kind = AGGREGATES[name.split("/")[2].removesuffix("_empty")]
-    weights = AGGREGATIONS[kind](Settings(max_length=len(inputs["mask"][0])))
+    options = {"max_length": len(inputs["mask"][0])} if kind == "constant_length" else {}
+    weights = method_of(name, ("grpo", {"aggregation": kind, **options})).objective.weights
     weight = weights(batch.rollout, np.where(batch.rollout.action_mask, 0, -1))
     total = jnp.sum(weight * behind_a_prompt(inputs["new"]))
     chex.assert_trees_all_close(total, np.float32(case["outputs"]["loss"]), rtol=1e-5)
 
 
-@pytest.mark.parametrize("name", [name for name in CASES if "/overlong/" in name])
+@pytest.mark.parametrize("name", of_kind("overlong"))
 def test_overlong_shaping(name):
     given = GOLDEN["inputs"]["lengths"]
-    floor = None if name.split("/")[0] in ("verl", "tunix") else -1.0
-    penalty = soft_overlong(np.asarray(given["length"]), given["maximum"], given["cache"], floor)
+    options = {"max_response": given["maximum"], "overlong_cache": given["cache"]}
+    width = max(given["length"])
+    batch = batch_of({"mask": [[1] * n + [0] * (width - n) for n in given["length"]]})
+    penalty = method_of(name, ("dapo", options)).shape(batch, ()).sum(axis=1)
     chex.assert_trees_all_close(penalty, np.asarray(CASES[name]["outputs"]["penalty"]), rtol=1e-5)

@@ -118,6 +118,7 @@ def test_a_method_refuses_in_a_sentence():
         ("dr_grpo", {}, {"max_length": 512}),
         ("dr_grpo", {"max_length": 300}, {}),
         ("dr_grpo", {"aggregation": "token_mean"}, {}),
+        ("dr_grpo", {"convention": "openrlhf"}, {}),
         ("grpo", {}, {}),
         ("grpo", {"aggregation": "constant_length"}, {"max_length": 512}),
     ],

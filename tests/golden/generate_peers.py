@@ -12,11 +12,13 @@ Each peer needs an environment of its own (Python 3.11; torch from any CPU index
     python -m venv torch  && torch/bin/pip install torch==2.13.0 ray==2.60.0 tensordict==0.10.0 \\
         omegaconf==2.3.1 hydra-core "transformers==5.10.4" codetiming datasets pillow aiohttp
     torch/bin/pip install --no-deps verl==0.9.1 openrlhf==0.11.2
+    torch/bin/pip install --no-deps --ignore-requires-python oat-llm==0.2.4
 
     trl/bin/python   tests/golden/generate_peers.py trl
     tunix/bin/python tests/golden/generate_peers.py tunix
     torch/bin/python tests/golden/generate_peers.py verl
     torch/bin/python tests/golden/generate_peers.py openrlhf
+    torch/bin/python tests/golden/generate_peers.py oat
 
 A call replaces that peer's cases in the JSON and leaves the others. The file holds `inputs` (sets of
 arrays, named), `peers` (versions) and `cases`: `id` ("peer/kind/name"), `function` (what was called),
@@ -44,7 +46,7 @@ from pathlib import Path
 from peer_record import INPUTS, Record
 
 PATH = Path(__file__).with_name("peers.json")
-PEERS = ["trl", "verl", "tunix", "openrlhf"]
+PEERS = ["trl", "verl", "tunix", "openrlhf", "oat"]
 
 
 def line(value: object) -> str:

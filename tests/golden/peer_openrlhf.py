@@ -2,37 +2,14 @@
 
 from __future__ import annotations
 
-import importlib.machinery
-import sys
 from types import SimpleNamespace
-from unittest.mock import MagicMock
 
 import torch
 from peer_record import GROUP, INPUTS, ROWS, Record
-from peer_torch import gradient_of, torch_rows
+from peer_torch import gradient_of, stand_in, torch_rows
 
 VERSIONS = ["openrlhf", "torch"]
-
-
-class Absent:
-    """Finder of the packages that OpenRLHF imports for its cluster and that are not installed."""
-
-    names = ("bitsandbytes", "deepspeed", "flash_attn", "peft", "pylatexenc", "torchdata", "vllm")
-
-    @classmethod
-    def find_spec(cls, name, path=None, target=None):
-        return importlib.machinery.ModuleSpec(name, cls) if name.split(".")[0] in cls.names else None
-
-    @staticmethod
-    def create_module(spec):
-        return MagicMock(__spec__=spec, __path__=[], __name__=spec.name)
-
-    @staticmethod
-    def exec_module(module) -> None:
-        pass
-
-
-sys.meta_path.append(Absent)
+stand_in("bitsandbytes", "deepspeed", "flash_attn", "peft", "pylatexenc", "torchdata", "vllm")
 
 from openrlhf.models.loss import PolicyLoss, aggregate_loss  # noqa: E402
 from openrlhf.models.utils import compute_approx_kl  # noqa: E402

@@ -41,6 +41,24 @@ ROWS: dict[str, Any] = {
     "advantage": [1.2, -0.8, -1.5, 0.6],
 }
 
+KL_REWARD: dict[str, Any] = {
+    "mask": [[1, 1, 0, 0], [1, 1, 1, 1], [1, 0, 0, 0], [1, 1, 1, 0]],
+    "new": [
+        [-1.06, -1.35, -6.0, -4.5],
+        [-0.4, -1.45, -1.0, -0.65],
+        [-2.02, -3.0, -0.9, -6.5],
+        [-0.7, -3.5, -0.7, -2],
+    ],
+    "reference": [
+        [-1.46, -1.15, -7.0, -3.5],
+        [-0.9, -0.75, -1.4, -0.95],
+        [-1.62, -4.0, -0.3, -6],
+        [-1, -5.0, -1.6, -2],
+    ],
+    "reward": [1.0, 0.25, -0.5, 12.0],
+    "group": [0, 0, 1, 1],
+}
+
 INPUTS: dict[str, Any] = {
     "rewards": {
         # groups: binary, all equal, nearly constant (exact in float32, std 3e-4), real
@@ -84,23 +102,9 @@ INPUTS: dict[str, Any] = {
         "reference": [-1.4, -1.0, -1.7, -1.3, -1.0, -12.3, -1.0],
     },
     # the KL to the reference as a part of the reward: lengths 2, 4, 1, 3, two groups of two
-    "kl_reward": {
-        "mask": [[1, 1, 0, 0], [1, 1, 1, 1], [1, 0, 0, 0], [1, 1, 1, 0]],
-        "new": [
-            [-1.06, -1.35, -6.0, -4.5],
-            [-0.4, -1.45, -1.0, -0.65],
-            [-2.02, -3.0, -0.9, -6.5],
-            [-0.7, -3.5, -0.7, -2],
-        ],
-        "reference": [
-            [-1.46, -1.15, -7.0, -3.5],
-            [-0.9, -0.75, -1.4, -0.95],
-            [-1.62, -4.0, -0.3, -6],
-            [-1, -5.0, -1.6, -2],
-        ],
-        "reward": [1.0, 0.25, -0.5, 12.0],
-        "group": [0, 0, 1, 1],
-    },
+    "kl_reward": KL_REWARD,
+    # the same in one group of four, whose std depends on the KL
+    "kl_reward_group": KL_REWARD | {"group": [0, 0, 0, 0]},
     "lengths": {"length": [0, 80, 81, 90, 99, 100, 101, 130], "maximum": 100, "cache": 20},
 }
 

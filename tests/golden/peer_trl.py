@@ -126,6 +126,11 @@ LOSSES = {
         "rows",
         "default loss_type: rows weigh by length",
     ),
+    "gspo_kl": (
+        {"importance_sampling_level": "sequence", "beta": 0.04},
+        "rows",
+        "k3 times the ratio of the sequence, differentiated through its mean",
+    ),
     "gspo_extreme": ({"loss_type": "grpo", "importance_sampling_level": "sequence"}, "rows_extreme", ""),
     "gspo_varying": (
         {"loss_type": "grpo", "importance_sampling_level": "sequence"},

@@ -75,6 +75,7 @@ LOSSES = {
         "rows",
         "epsilon_c is read, but no field of GRPOConfig",
     ),
+    "gspo_default": ("grpo", {"loss_algo": "gspo-token"}, "rows", "beta 0.04 times k1"),
     "gspo": ("grpo", {"beta": 0.0, "loss_algo": "gspo-token"}, "rows", "token form, clip 0.2"),
     "gspo_paper": (
         "grpo",

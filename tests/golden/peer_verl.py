@@ -9,14 +9,24 @@ import numpy as np
 import torch
 from omegaconf import OmegaConf
 from peer_record import GROUP, INPUTS, ROWS, Record
-from peer_torch import gradient_of, torch_rows
+from peer_torch import gradient_of, stand_in, torch_rows
 from tensordict import TensorDict
 from verl import DataProto
 from verl.experimental.reward_loop.reward_manager.dapo import DAPORewardManager
-from verl.trainer.ppo.core_algos import agg_loss, get_adv_estimator_fn, get_policy_loss_fn, kl_penalty
+from verl.trainer.ppo.core_algos import (
+    FixedKLController,
+    agg_loss,
+    get_adv_estimator_fn,
+    get_policy_loss_fn,
+    kl_penalty,
+)
 from verl.trainer.ppo.rollout_corr_helper import compute_rollout_correction_and_rejection_mask as correct
-from verl.workers.config import ActorConfig
+from verl.workers.config import ActorConfig, PolicyLossConfig
 from verl.workers.utils import losses
+
+stand_in("fastapi", "uvicorn", "accelerate", "cachetools", "peft", "torchdata")
+
+from verl.trainer.ppo.ray_trainer import apply_kl_penalty  # noqa: E402
 
 VERSIONS = ["verl", "torch", "tensordict"]
 
@@ -103,6 +113,7 @@ LOSSES = {
 def run() -> Record:
     record = Record("verl")
     advantages(record)
+    kl_in_reward(record)
     for name, (mode, settings, inputs, note) in LOSSES.items():
         outputs = loss_of(mode, INPUTS[inputs], **settings)
         record.add(
@@ -115,6 +126,10 @@ def run() -> Record:
             {"loss_agg_mode": "seq-mean-token-sum-norm", "loss_scale_factor": 8},
             "mean over rows / 8",
         ),
+        "sapo_kl": (
+            {"policy_loss": PolicyLossConfig(loss_mode="sapo"), "use_kl_loss": True, "kl_loss_coef": 0.04},
+            "the surrogate by rows, the KL by loss_agg_mode",
+        ),
         "ppo_accumulated": (
             {},
             "rows 0-1 and 2-3 as two micro-batches of one update: the whole batch's denominators",
@@ -122,6 +137,8 @@ def run() -> Record:
     }
     for name, (settings, note) in whole.items():
         outputs = trainer_loss(ROWS, 2 if name.endswith("accumulated") else 1, **settings)
+        if "policy_loss" in settings:
+            settings = settings | {"policy_loss": {"loss_mode": settings["policy_loss"].loss_mode}}
         record.add(f"loss/{name}", "workers.utils.losses.ppo_loss", settings, "rows", note, **outputs)
     kl_and_aggregate(record)
     corrections(record)
@@ -158,8 +175,39 @@ def advantages(record: Record) -> None:
             )
 
 
+def kl_in_reward(record: Record) -> None:
+    """`apply_kl_penalty`, then the estimator on the sums of what it leaves."""
+    calls = {
+        "grpo_kl": ("grpo", {}, "kl_reward_group"),
+        "dr_grpo_kl": ("grpo", {"norm_adv_by_std_in_grpo": False}, "kl_reward"),
+        "rloo_kl": ("rloo", {}, "kl_reward"),
+    }
+    for name, (estimator, settings, inputs) in calls.items():
+        mask, new, reference = torch_rows(INPUTS[inputs], "mask", "new", "reference")
+        score = torch.zeros(mask.shape)
+        last = mask.sum(1).long() - 1
+        score[torch.arange(len(mask)), last] = torch.tensor(INPUTS[inputs]["reward"])
+        whole = {"response_mask": mask, "token_level_scores": score}
+        data = DataProto.from_dict(tensors=whole | {"old_log_probs": new, "ref_log_prob": reference})
+        data, _ = apply_kl_penalty(data, FixedKLController(kl_coef=0.05))
+        advantage, _ = get_adv_estimator_fn(estimator)(
+            token_level_rewards=data.batch["token_level_rewards"],
+            response_mask=mask,
+            index=np.array(INPUTS[inputs]["group"]),
+            **settings,
+        )
+        record.add(
+            f"advantage/{name}",
+            f"ray_trainer.apply_kl_penalty, core_algos.get_adv_estimator_fn({estimator!r})",
+            settings | {"use_kl_in_reward": True, "kl_ctrl.kl_coef": 0.05},
+            inputs,
+            "default kl_penalty, k1: the row's sum is taken from the reward before the comparison",
+            advantage=advantage[:, 0],
+        )
+
+
 def kl_and_aggregate(record: Record) -> None:
-    for kind in ("k1", "abs", "k2", "k3", "k1+", "k3+"):
+    for kind in ("k1", "abs", "k2", "k3", "k1+", "abs+", "k3+"):
         new, reference = torch_rows(INPUTS["kl_points"], "new", "reference")
         new.requires_grad_(True)
         value = kl_penalty(new, reference, kind)
