@@ -2,7 +2,8 @@
 
     python -m experiments.train --config=configs/grpo_gsm8k.py --workdir=W --config.mesh=8,1,1
 
-On several hosts add `--distributed`, and give a workdir that all of them see. GSM8K is downloaded by tensorflow-datasets, or read from `$GPG_JAX_DATA/gsm8k` or `--config.task.folder`.
+On several hosts add `--distributed`, and give a workdir that all of them see. GSM8K is downloaded by
+tensorflow-datasets, or read from `$GPG_JAX_DATA/gsm8k` or `--config.task.folder`.
 A tiny run from end to end on one host, any model folder in the place of the name:
 
     python -m experiments.train --config=configs/grpo_gsm8k.py --workdir=W --config.model.name=smollm2 \\

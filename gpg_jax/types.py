@@ -79,13 +79,14 @@ class Scores(NamedTuple):
 
     Attributes:
       log_prob: `[B, L]`, log-probability of the token over the full vocabulary.
-      entropy: `[B, L]`, entropy of the distribution that the token was drawn from, in nats.
+      entropy: `[B, L]`, entropy over the full vocabulary, in nats, whatever truncation the token was drawn
+        under.
       value: `[B, L]`, value of the state before the token.
       bootstrap: `[B]`, value of the state after the last token.
       kl_old: `[B, L]`, KL(old || new) over the vocabulary, in nats.
       kl_ref: `[B, L]`, KL(new || reference) over the vocabulary, in nats.
       score_square: `[B, L]`, squared norm of the score with respect to the logits,
-        ``||onehot - p||^2 = 1 - 2 p_token + sum_v p_v^2``.
+        ``||onehot - p||^2 = (1 - p_token)^2 + sum_{v != token} p_v^2``.
     """
 
     log_prob: Array
@@ -137,11 +138,14 @@ class Penalty(NamedTuple):
       cost: new `Scores`, `Batch` -> `[B, L]`.
       weights: `Rollout`, unit ids -> `[B, L]`, free of the parameters.
       coefficient: method state -> scalar.
+      held: new `Scores`, `Batch` -> `bool[B, L]`, tokens whose cost a bound holds, reported as
+        `kl_clamped`; None where nothing is bounded.
     """
 
     cost: Callable[[Scores, Batch], Array]
     weights: Callable[[Rollout, Array], Array]
     coefficient: Callable[[State], Array | float]
+    held: Callable[[Scores, Batch], Array] | None = None
 
 
 class Objective(NamedTuple):

@@ -1,19 +1,29 @@
-"""Expected gradients by exact enumeration: what each method climbs, against ∇J itself.
-
-The toy: three tokens of which 0 ends the output, at most three tokens, so 15 outputs of lengths 1 to 3 over
-7 prefixes. A policy is a table of logits `[7, 3]`; every output has its probability, so that expectations
-over one output, or over groups of two (225 pairs), are finite sums.
-"""
+"""Expected gradients by exact enumeration: what each method climbs, against ∇J itself."""
 
 from __future__ import annotations
 
 import itertools
 
-import examples
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from enumeration import (
+    GRADIENT,
+    MASK,
+    OUTPUTS,
+    PREFIXES,
+    REWARD,
+    SUM,
+    THETA,
+    N,
+    cosine,
+    expected,
+    expected_reward,
+    log_probs,
+    probabilities,
+    sequence_kl,
+)
 
 from gpg_jax.algorithms import ALGORITHMS, gpg, grpo, rloo
 from gpg_jax.algorithms.compose import compose, each_token, whole_output
@@ -24,94 +34,8 @@ from gpg_jax.algorithms.vanilla import vanilla
 from gpg_jax.decoding.units import fixed_count_units, fixed_length_units
 from gpg_jax.estimators import advantages, baselines
 from gpg_jax.estimators.baselines import Running
-from gpg_jax.estimators.divergences import full_kl
-from gpg_jax.losses import objective
 from gpg_jax.losses.gates import no_gate
-from gpg_jax.losses.ratios import unit_product_token_ratio
-from gpg_jax.types import Batch, Scores
-
-PREFIXES = [(), (1,), (2,), (1, 1), (1, 2), (2, 1), (2, 2)]
-OUTPUTS = [(0,), (1, 0), (2, 0)] + [(a, b, c) for a in (1, 2) for b in (1, 2) for c in (0, 1, 2)]
-LENGTH = 4  # a prompt token and three actions
-N = len(OUTPUTS)
-STATE = np.zeros((N, LENGTH), int)
-TOKEN = np.zeros((N, LENGTH), np.int32)
-MASK = np.zeros((N, LENGTH), bool)
-for i, output in enumerate(OUTPUTS):
-    for t, token in enumerate(output):
-        STATE[i, t + 1], TOKEN[i, t + 1], MASK[i, t + 1] = PREFIXES.index(output[:t]), token, True
-
-_rng = np.random.default_rng(0)
-THETA = jnp.asarray(_rng.normal(size=(7, 3)), jnp.float32)
-REFERENCE = jnp.asarray(_rng.normal(size=(7, 3)), jnp.float32)
-REWARD = jnp.asarray(_rng.normal(size=N) + 1, jnp.float32)
-PAIRS = np.array(list(itertools.product(range(N), repeat=2)))
-SUM = {"aggregation": "sequence_mean_token_sum"}
-
-
-def log_probs(theta):
-    """log π of every token of every output `[N, LENGTH]`, 0 under the mask."""
-    return jnp.where(MASK, jax.nn.log_softmax(theta)[STATE, TOKEN], 0)
-
-
-def probabilities(theta):
-    return jnp.exp(jnp.sum(log_probs(theta), axis=1))
-
-
-def expected_reward(theta, reward=REWARD):
-    return jnp.sum(probabilities(theta) * reward)
-
-
-def sequence_kl(theta):
-    gap = jnp.sum(log_probs(theta) - log_probs(REFERENCE), axis=1)
-    return jnp.sum(probabilities(theta) * gap)
-
-
-def scores(theta, rows) -> Scores:
-    p = jax.nn.softmax(theta)
-    square = (1 - 2 * p[STATE, TOKEN] + jnp.sum(p**2, axis=1)[STATE]) * MASK
-    kl = full_kl(theta, REFERENCE)[STATE] * MASK
-    return Scores(log_prob=log_probs(theta)[rows], score_square=square[rows], kl_ref=kl[rows])
-
-
-def batch_of(rows) -> Batch:
-    """The outputs `rows [2]` as the rollout of one group."""
-    rollout = examples.make_rollout(MASK[:2], np.zeros(2), np.zeros(2)).replace(
-        reward=REWARD[rows],
-        outcome=REWARD[rows],
-        tokens=jnp.asarray(TOKEN)[rows],
-        action_mask=jnp.asarray(MASK)[rows],
-        behaviour_log_prob=log_probs(THETA)[rows],
-    )
-    return Batch(rollout, scores(THETA, rows), scores(REFERENCE, rows))
-
-
-def ascent(method, batch, rows, state=None):
-    """−∇_θ loss at π_θ = π_old `[7, 3]`."""
-    state = method.state if state is None else state
-    estimated, _ = objective.estimate(method, batch, state)
-    weights = objective.weigh(method.objective, batch.rollout, estimated)
-    scales = objective.penalty_coefficients(method.objective, state)
-
-    def of_theta(theta):
-        return objective.loss(method.objective, scores(theta, rows), batch, estimated, *weights, scales)[0]
-
-    return -jax.grad(of_theta)(THETA)
-
-
-def expected(method, state=None):
-    """E[−∇loss] over groups of two, each group a minibatch of its own."""
-    p = probabilities(THETA)[PAIRS]
-    pushes = jax.vmap(lambda rows: ascent(method, batch_of(rows), rows, state))(jnp.asarray(PAIRS))
-    return jnp.einsum("n,nsv->sv", p[:, 0] * p[:, 1], pushes)
-
-
-def cosine(x, y):
-    return float(jnp.sum(x * y) / jnp.linalg.norm(x) / jnp.linalg.norm(y))
-
-
-GRADIENT = jax.grad(expected_reward)(THETA)
-
+from gpg_jax.losses.ratios import unit_product_ratio, unit_product_token_ratio
 
 # ------------------------------------------------------------ which methods climb J, and at which scale
 
@@ -163,16 +87,36 @@ def test_group_baselines_are_exact_up_to_a_scale(name, method, scale):
 
 
 @pytest.mark.parametrize(
-    ("name", "method"),
+    ("method", "weight", "scaled", "angle"),
     [
-        ("mean and std", grpo(kl_coefficient=0.0, **SUM)),
-        ("leave-one-out, token mean", rloo(aggregation="token_mean")),
-        ("leave-one-out, sequence mean", rloo(aggregation="sequence_mean")),
+        # row i of the pair (i, j): its weight from the lengths, and whether R_i − R_j becomes ±1, which is
+        # what (R − mean)/std is for two rows
+        (grpo(kl_coefficient=0.0, **SUM), lambda own, other: 1 / 2, True, 0.98121),
+        (rloo(aggregation="token_mean"), lambda own, other: 1 / (own + other), False, 0.98921),
+        (rloo(aggregation="sequence_mean"), lambda own, other: 1 / (2 * own), False, 0.94876),
     ],
+    ids=["mean and std", "leave-one-out, token mean", "leave-one-out, sequence mean"],
 )
-def test_what_bends_the_gradient(name, method):
-    del name
-    assert 0.5 < cosine(expected(method), GRADIENT) < 0.999
+def test_what_bends_the_gradient_and_by_how_much(method, weight, scaled, angle):
+    """Against sums over all pairs in NumPy and float64; the cosine to ∇J is this toy's."""
+    logits = np.asarray(THETA, np.float64)
+    p = np.exp(logits) / np.exp(logits).sum(1, keepdims=True)
+    score, probability, reward = np.zeros((N, 7, 3)), np.ones(N), np.asarray(REWARD, np.float64)
+    for i, output in enumerate(OUTPUTS):
+        for t, token in enumerate(output):
+            state = PREFIXES.index(output[:t])
+            score[i, state] += np.eye(3)[token] - p[state]
+            probability[i] *= p[state, token]
+    target = np.zeros((7, 3))
+    for i, j in itertools.product(range(N), repeat=2):
+        for own, other in ((i, j), (j, i)):
+            advantage = reward[own] - reward[other]
+            advantage = np.sign(advantage) if scaled else advantage
+            share = weight(len(OUTPUTS[own]), len(OUTPUTS[other]))
+            target += probability[i] * probability[j] * share * advantage * score[own]
+    climbed = expected(method)
+    np.testing.assert_allclose(climbed, target, atol=2e-6)
+    np.testing.assert_allclose(cosine(climbed, GRADIENT), angle, atol=2e-5)
 
 
 def test_kl_in_the_reward_is_exact_and_in_the_loss_is_not():
@@ -213,6 +157,60 @@ CUTS = {
 @pytest.mark.parametrize("cut", CUTS)
 def test_any_segmentation_has_the_exact_gradient(cut):
     np.testing.assert_allclose(expected(theorem(CUTS[cut])), GRADIENT, atol=2e-6)
+
+
+NEW = THETA + 0.4 * jnp.asarray(np.random.default_rng(1).normal(size=(7, 3)), jnp.float32)
+UNITS = {  # the same cuts by hand: output length -> its units
+    "K = 1": {1: [[0]], 2: [[0, 1]], 3: [[0, 1, 2]]},
+    "K = |o|": {1: [[0]], 2: [[0], [1]], 3: [[0], [1], [2]]},
+    "two tokens each": {1: [[0]], 2: [[0, 1]], 3: [[0, 1], [2]]},
+    "two units": {1: [[0]], 2: [[0], [1]], 3: [[0, 1], [2]]},
+}
+
+
+def units_surrogate(cut):
+    """∇ of Σ_o π_old(o)·R(o)·Σ_T Π_{t∈T} π_θ/π_old at `NEW`, unit by unit as they were cut by hand."""
+
+    def surrogate(theta):
+        ratio = jnp.exp(log_probs(theta) - log_probs(THETA))[:, 1:]
+        units = [
+            sum(jnp.prod(ratio[i, jnp.array(unit)]) for unit in UNITS[cut][len(output)])
+            for i, output in enumerate(OUTPUTS)
+        ]
+        return jnp.sum(probabilities(THETA) * REWARD * jnp.stack(units))
+
+    return jax.grad(surrogate)(NEW)
+
+
+def product_method(units):
+    """The plain product on every token of a unit, and weights that count the unit once."""
+    return compose(
+        resolve({}, aggregation="unit_sum"),
+        units=units,
+        advantage=advantages.outcome_advantage(advantages.without_baseline),
+        ratio=unit_product_ratio(),
+        gate=no_gate,
+    )
+
+
+@pytest.mark.parametrize("cut", CUTS)
+def test_any_segmentation_off_policy_is_the_sum_over_its_units(cut):
+    """Off-policy the ratio of a unit is seen: which tokens it holds, and that it is counted once."""
+    climbed = expected(product_method(CUTS[cut]), at=NEW)
+    np.testing.assert_allclose(climbed, units_surrogate(cut), atol=5e-6)
+    if cut == "K = 1":  # the whole output's ratio is all of importance sampling
+        np.testing.assert_allclose(climbed, jax.grad(expected_reward)(NEW), atol=5e-6)
+
+
+@pytest.mark.parametrize("cut", ["K = |o|", "two tokens each", "two units"])
+def test_other_units_off_policy_have_another_gradient(cut):
+    def one_moved(batch):
+        ids = CUTS[cut](batch)  # the second action joins another unit
+        second = jnp.cumsum(batch.rollout.action_mask, axis=1) == 2
+        return jnp.where(second & (ids >= 0), 1 - jnp.minimum(ids, 1), ids)
+
+    moved = expected(product_method(one_moved), at=NEW)
+    assert jnp.abs(moved - units_surrogate(cut)).max() > 1e-3
 
 
 def values():
@@ -263,112 +261,3 @@ def test_the_discounted_objective_needs_the_discount_of_the_state():
     np.testing.assert_allclose(exact, target, atol=2e-6)
     usual = expected(vanilla(discount=0.5), state)
     assert jnp.abs(usual - target).max() > 1e-2
-
-
-# --------------------------------------------------------------------------------- scores and b* (O-8, O-9)
-
-
-def test_scores():
-    p = jax.nn.softmax(THETA[0])
-    score = jax.jacobian(jax.nn.log_softmax)(THETA[0])
-    np.testing.assert_allclose(p @ score, 0, atol=1e-7)
-    np.testing.assert_allclose(
-        score, np.eye(3) - np.asarray(p), atol=1e-6
-    )  # φ(a) − E φ with one-hot features
-    for x in (0.0, 1.0):
-        log_prob = jax.grad(lambda q, x=x: x * jnp.log(q) + (1 - x) * jnp.log(1 - q))(0.3)
-        np.testing.assert_allclose(log_prob, x / 0.3 - (1 - x) / 0.7, rtol=1e-6)
-
-
-def test_the_optimal_baseline_of_a_bandit():
-    """θ = (.2, −.1, .4), R = (1, 2, 6): b* = E[R‖s‖²]/E[‖s‖²] = V + Cov(R, ‖s‖²)/E‖s‖²."""
-    theta, reward = jnp.array([0.2, -0.1, 0.4]), jnp.array([1.0, 2.0, 6.0])
-    p = jax.nn.softmax(theta)
-    np.testing.assert_allclose(p, [0.33758454, 0.25008878, 0.41232669], rtol=1e-6)
-    norms = baselines.score_norms(lambda theta, row: jax.nn.log_softmax(theta)[row], theta, jnp.arange(3))
-    value, best = jnp.sum(p * reward), jnp.sum(p * reward * norms) / jnp.sum(p * norms)
-    np.testing.assert_allclose([value, best], [3.311722204519597, 2.970317021841297], rtol=1e-6)
-    covariance = jnp.sum(p * reward * norms) - value * jnp.sum(p * norms)
-    np.testing.assert_allclose(best, value + covariance / jnp.sum(p * norms), rtol=1e-6)
-    score = jnp.eye(3) - p[None]
-
-    def moments(baseline):
-        samples = (reward - baseline)[:, None] * score
-        mean = p @ samples
-        return mean, jnp.sum(p @ samples**2 - mean**2)
-
-    variances = [moments(b)[1] for b in (0.0, value, best)]
-    np.testing.assert_allclose(variances, [6.874460, 1.185125, 1.108957], rtol=1e-5)
-    np.testing.assert_allclose(moments(best)[0], moments(0.0)[0], atol=1e-6)
-    # leave-one-out on many copies in the exact proportions tends to b*
-    copies = np.repeat(np.arange(3), np.round(np.asarray(p) * 225).astype(int))
-    ids = jnp.zeros(225, jnp.int32)
-    estimate = baselines.optimal(reward[copies], norms[copies], ids, jnp.arange(225), jnp.ones(225))
-    np.testing.assert_allclose(estimate, np.full(225, best), atol=0.04)
-
-
-# ----------------------------------------------------------------------------------------- forked trees
-
-
-def forked_groups():
-    """Every group of two rollouts of two binary tokens, forked in two after a first 1.
-
-    Yields probability, and (first, second, tree, weight) of up to four leaves.
-    """
-    theta = jnp.array([[0.3, -0.2], [0.1, 0.6], [-0.5, 0.4]])
-    p = np.asarray(jax.nn.softmax(theta))
-    trees = [(p[0, 0] * p[1, b], [(0, b, 1.0)]) for b in (0, 1)]
-    trees += [
-        (p[0, 1] * p[2, b] * p[2, c], [(1, b, 0.5), (1, c, 0.5)])
-        for b, c in itertools.product((0, 1), repeat=2)
-    ]
-    groups = []
-    for (p_left, left), (p_right, right) in itertools.product(trees, repeat=2):
-        leaves = [(*leaf, 0) for leaf in left] + [(*leaf, 1) for leaf in right]
-        groups.append((p_left * p_right, leaves))
-    return theta, groups
-
-
-def test_forks_are_unbiased_under_tree_weights_and_a_baseline_that_leaves_out_the_tree():
-    theta, groups = forked_groups()
-    reward = jnp.array([[0.3, 1.7], [-1.0, 2.2]])
-    probability = jnp.asarray([p for p, _ in groups], jnp.float32)
-    shape = (len(groups), 4)
-    first, second, weight = np.zeros(shape, int), np.zeros(shape, int), np.zeros(shape, np.float32)
-    root, own = np.tile(np.arange(4), (len(groups), 1)), np.tile(np.arange(4), (len(groups), 1))
-    for g, (_, leaves) in enumerate(groups):
-        trees: dict[int, int] = {}
-        for row, (a, b, leaf, tree) in enumerate(leaves):
-            first[g, row], second[g, row], weight[g, row] = a, b, leaf
-            root[g, row] = trees.setdefault(tree, row)
-    mask = np.stack([np.zeros(shape, bool), weight > 0, weight > 0], axis=-1)
-
-    def log_prob(theta, a, b):
-        log_p = jax.nn.log_softmax(theta)
-        return jnp.stack([jnp.zeros(a.shape), log_p[0, a], log_p[1 + a, b]], axis=-1)
-
-    method, plain = rloo(), examples.make_rollout(mask[0], np.zeros(4), np.zeros(4))
-
-    @jax.vmap
-    def coefficients(mask, weight, parent, a, b):
-        rollout = plain.replace(
-            action_mask=mask, leaf_weight=weight, parent=parent, reward=reward[a, b], outcome=reward[a, b]
-        )
-        return objective.coefficients(method, Batch(rollout, Scores(log_prob(theta, a, b))))
-
-    @jax.jit
-    def climbed(parent):
-        push = coefficients(*map(jnp.asarray, (mask, weight, parent, first, second)))
-
-        def inner(theta):
-            return -jnp.sum(probability[:, None, None] * push * log_prob(theta, first, second))
-
-        return jax.grad(inner)(theta)
-
-    def objective_value(theta):
-        p = jax.nn.softmax(theta)
-        return sum(p[0, a] * p[1 + a, b] * reward[a, b] for a in (0, 1) for b in (0, 1))
-
-    exact = jax.grad(objective_value)(theta)
-    np.testing.assert_allclose(climbed(root), exact, atol=2e-6)
-    assert jnp.abs(climbed(own) - exact).max() > 4e-3

@@ -133,6 +133,25 @@ def test_extremes_are_finite(name):
     assert nothing[0] == 0 and np.all(nothing[1] == 0)
 
 
+@pytest.mark.parametrize("convention", ["trl", "oat"])
+@pytest.mark.parametrize("name", ["grpo", "dr_grpo", "gspo_token", "gpg"])
+def test_conventions_without_a_log_ratio_range_are_never_nan(name, convention):
+    """Log-ratios of ±100 and no range: the loss is ∞ where an open gate's is, and nothing is NaN."""
+    batch, scores = examples.random_batch(2)
+    method = ALGORITHMS[name](convention=convention, kl_coefficient=0.0)
+    scores = scores._replace(log_prob=batch.old.log_prob)
+    _, on_policy, _ = examples.loss_and_coefficients(method, batch, scores)
+    rises = np.asarray(on_policy) < 0  # a positive advantage
+    for far in (100.0, -100.0):
+        for where in (rises, np.asarray(batch.rollout.action_mask)):
+            moved = scores._replace(log_prob=scores.log_prob + np.where(where, np.float32(far), 0))
+            value, coefficients, _ = examples.loss_and_coefficients(method, batch, moved)
+            assert not np.isnan(value) and not np.any(np.isnan(coefficients))
+            if where is rises and far > 0:
+                assert np.isfinite(value)
+                np.testing.assert_array_equal(np.asarray(coefficients)[rises], 0)
+
+
 @pytest.mark.parametrize("name", ["grpo", "gpg", "vanilla"])
 def test_all_rows_truncated_and_dropped(name):
     batch, scores = examples.random_batch(2)

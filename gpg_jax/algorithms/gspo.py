@@ -5,12 +5,17 @@ from __future__ import annotations
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 
 from gpg_jax.algorithms.compose import clip, compose, group_advantage, kl_in_the_reward, whole_output
 from gpg_jax.algorithms.settings import Settings, own_default, resolve
 from gpg_jax.estimators.segments import unit_mean
-from gpg_jax.losses.ratios import Ratio, clamp, unit_geometric_ratio, unit_geometric_token_ratio
+from gpg_jax.losses.ratios import (
+    Ratio,
+    clamp,
+    safe_exp,
+    unit_geometric_ratio,
+    unit_geometric_token_ratio,
+)
 from gpg_jax.types import Array, Method
 
 
@@ -72,7 +77,7 @@ def _token_form(settings: Settings) -> Ratio:
         """tunix: each token is held at ±20 for the mean, not for the derivative."""
         mean = unit_mean(clamp(log_ratio, (-20.0, 20.0)), unit_ids)
         own = log_ratio + jax.lax.stop_gradient(mean - log_ratio)
-        return jnp.exp(clamp(own, settings.log_ratio_range))
+        return safe_exp(clamp(own, settings.log_ratio_range))
 
     return held_tokens
 

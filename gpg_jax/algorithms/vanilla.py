@@ -34,10 +34,10 @@ def vanilla(
     within("decay", decay, 0, 1, below=True)
     within("discount", discount, 0, 1)
     settings = resolve(options, GROUP | UNREAD | {"kl_order"}, aggregation="sequence_mean_token_sum")
-    rows = advantages.held(advantages.minus_running(decay), settings.advantage_range)
+    rows, bounds = advantages.minus_running(decay), settings.advantage_range
     return compose(
         settings,
-        advantage=advantages.return_advantage(rows, discount, discount_state=discount_state),
+        advantage=advantages.return_advantage(rows, discount, discount_state=discount_state, bounds=bounds),
         ratio=no_ratio,
         gate=no_gate,
         state=running_start(),

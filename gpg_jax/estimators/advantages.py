@@ -33,13 +33,21 @@ def outcome_advantage(rows: RowEstimator) -> Advantage:
     return advantage
 
 
-def return_advantage(rows: RowEstimator, discount: float = 1.0, *, discount_state: bool = False) -> Advantage:
+def return_advantage(
+    rows: RowEstimator,
+    discount: float = 1.0,
+    *,
+    discount_state: bool = False,
+    bounds: tuple[float, float] | None = None,
+) -> Advantage:
     """A_{b,t} = G_{b,t} − b_b: the reward-to-go of the token less the row's baseline.
 
     Args:
-      rows: from the row's return at its first action to that return less the baseline.
+      rows: from the row's return at its first action to that return less the baseline; not one from `held`,
+        which would shift all of the row's tokens by what its first one is over the bound.
       discount: γ in [0, 1], an action.
       discount_state: whether token t's term is multiplied by γ^(n_t); see `returns.state_discount`.
+      bounds: where G_{b,t} − b_b is held, token by token, or None.
     """
 
     def advantage(batch: Batch, unit_ids: Array, rewards: Array, state: State) -> tuple[Array, None, State]:
@@ -48,6 +56,8 @@ def return_advantage(rows: RowEstimator, discount: float = 1.0, *, discount_stat
         first = jnp.take_along_axis(to_go, jnp.argmax(mask, axis=1)[:, None], axis=1)[:, 0]
         above, state = rows(first, batch, state)
         difference = to_go - (first - above)[:, None]
+        if bounds is not None:
+            difference = jnp.clip(difference, *bounds)
         if discount_state:
             difference = difference * state_discount(mask, discount)
         return jnp.where(unit_ids >= 0, difference, 0), None, state

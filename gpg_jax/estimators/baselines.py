@@ -75,11 +75,6 @@ def batch_mean(returns: Array, weight: Array) -> Array:
     return returns - group_centre(returns, jnp.zeros(returns.shape, jnp.int32), weight)
 
 
-def group_mean(returns: Array, group: Array, weight: Array) -> Array:
-    """b_i = Σ_j w_j R_j / Σ_j w_j over the rows of i's group, itself included. See `groups.group_centre`."""
-    return returns - group_centre(returns, group, weight)
-
-
 def optimal(returns: Array, norms: Array, group: Array, parent: Array, weight: Array) -> Array:
     """b*_i = Σ_j w_j R_j ‖s_j‖² / Σ_j w_j ‖s_j‖² over the other rollouts of i's group.
 

@@ -61,8 +61,9 @@ def group_normalise(
     """A_i = (R_i − mean_i) / std_i over the rows of i's group.
 
     GRPO, arXiv 2402.03300, section 4.1.2, which names neither the std's degrees of freedom nor an ε.
-    std² = Σ w(R − mean)² / (Σ w − ddof); ε outside: std + ε, inside: √(std² + ε). A group whose returns are
-    all equal gives exactly 0 whatever ε.
+    std² = Σ w(R − mean)² / (Σ w − ddof); ε outside: std + ε, inside: √(std² + ε). Where the rows in the
+    statistics are all equal there is no scale: every row of the group gets exactly 0 whatever ε, a row that
+    was left out of the statistics too.
 
     Args:
       returns: `[B]`.
@@ -93,7 +94,8 @@ def group_normalise(
     if singleton == "raw" and std_over == "group":
         variance = jnp.where(_alone(weight, group), 1, variance)
     std = jnp.sqrt(variance + eps) if eps_placement == "inside" else jnp.sqrt(variance) + eps
-    return jnp.where(std > 0, centred / jnp.where(std > 0, std, 1), 0)
+    spread = variance > 0
+    return jnp.where(spread, centred / jnp.where(spread, std, 1), 0)
 
 
 def _variance(returns: Array, group: Array, weight: Array, ddof: int) -> Array:
@@ -124,6 +126,9 @@ def leave_one_out(returns: Array, group: Array, parent: Array, weight: Array) ->
 def leave_one_out_ratio(values: Array, scale: Array, group: Array, parent: Array, weight: Array) -> Array:
     """Σ_{j of other trees} w_j s_j x_j / Σ_{j of other trees} w_j s_j, within i's group.
 
+    The others are summed themselves: the group's sum less the row's own would lose the others' digits where
+    its own scale is the largest.
+
     Args:
       values: `[B]`, x.
       scale: `[B]`, s ≥ 0.
@@ -134,19 +139,14 @@ def leave_one_out_ratio(values: Array, scale: Array, group: Array, parent: Array
     Returns:
       `[B]`; the row's own value where no other tree has any weight.
     """
-    root = tree_roots(parent)
-    weight = jnp.asarray(weight * scale, jnp.float32)
-    lowest = group_min(jnp.where(weight > 0, values, jnp.inf), group)
+    root, weight = tree_roots(parent), jnp.asarray(weight * scale)
+    others = (group[:, None] == group[None, :]) & (root[:, None] != root[None, :]) & (weight > 0)[None, :]
+    lowest = jnp.min(jnp.where(others, values[None, :], jnp.inf), axis=1)
     lowest = jnp.where(jnp.isinf(lowest), 0, lowest)
-    weighted = jnp.where(weight > 0, weight * (values - lowest), 0)
-    others = jnp.where(_single_tree(root, group), 0, group_sum(weight, group) - group_sum(weight, root))
-    mean = (group_sum(weighted, group) - group_sum(weighted, root)) / jnp.where(others > 0, others, 1)
-    return jnp.where(others > 0, lowest + mean, values)
-
-
-def _single_tree(root: Array, group: Array) -> Array:
-    """Whether a row's group is one tree; decided on ids, for sums of weights do not cancel exactly."""
-    return group_sum((root == jnp.arange(root.shape[0])).astype(jnp.int32), group) <= 1
+    above = jnp.where(others, values[None, :] - lowest[:, None], 0)
+    total = jnp.sum(jnp.where(others, weight[None, :], 0), axis=1)
+    mean = jnp.sum(jnp.where(others, weight[None, :] * above, 0), axis=1) / jnp.where(total > 0, total, 1)
+    return jnp.where(total > 0, lowest + mean, values)
 
 
 def _alone(weight: Array, group: Array) -> Array:

@@ -14,13 +14,12 @@ def masked_sum(values: Array, mask: Array, axis: int | tuple[int, ...] | None = 
       values: float array; may hold NaN or ±∞ under the mask.
       mask: bool, same shape.
       axis: axes to reduce, all of them for None.
+
+    Returns:
+      At least float32, float64 for float64.
     """
-    return jnp.sum(jnp.where(mask, values, 0), axis=axis, dtype=jnp.float32)
-
-
-def masked_mean(values: Array, mask: Array, axis: int | tuple[int, ...] | None = None) -> Array:
-    """Mean over the entries where `mask` is true; 0 where there are none. See `masked_sum`."""
-    return masked_sum(values, mask, axis) / jnp.maximum(jnp.sum(mask, axis=axis, dtype=jnp.float32), 1)
+    dtype = jnp.promote_types(jnp.result_type(values), jnp.float32)
+    return jnp.sum(jnp.where(mask, values, 0), axis=axis, dtype=dtype)
 
 
 def masked_max(values: Array, mask: Array, axis: int | tuple[int, ...] | None = None) -> Array:

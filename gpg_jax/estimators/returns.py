@@ -61,13 +61,14 @@ def reward_to_go(rewards: Array, action_mask: Array, discount: float = 1.0) -> A
     if not 0 <= discount <= 1:
         raise ValueError(f"the discount must lie in [0, 1], got {discount}")
     action_mask = jnp.asarray(action_mask)
-    earned = jnp.where(action_mask, rewards, 0).astype(jnp.float32)
+    earned = jnp.where(action_mask, rewards, 0)
+    earned = earned.astype(jnp.promote_types(earned.dtype, jnp.float32))
 
     def backward(later: jax.Array, step: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array]:
         reward, acts = step
         value = jnp.where(acts, reward + discount * later, later)
         return value, value
 
-    start = jnp.zeros(earned.shape[0], jnp.float32)
+    start = jnp.zeros(earned.shape[0], earned.dtype)
     returns = jax.lax.scan(backward, start, (earned.T, action_mask.T), reverse=True)[1].T
     return jnp.where(action_mask, returns, 0)

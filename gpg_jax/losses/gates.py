@@ -1,7 +1,8 @@
 """Gates: how far the surrogate of a choice follows its ratio.
 
 A gate is `(ratio, advantage) -> surrogate`, elementwise, to be maximised. Its derivative in the ratio is
-advantage times an opening between 0 and 1; autodiff supplies it, nothing is multiplied in by hand.
+advantage times an opening between 0 and 1; autodiff supplies it, nothing is multiplied in by hand. A choice
+without an advantage has the surrogate 0 whatever its ratio, ∞ included.
 """
 
 from __future__ import annotations
@@ -16,6 +17,11 @@ from gpg_jax.types import Array
 Gate = Callable[[Array, Array], Array]
 
 
+def _times(ratio: Array, advantage: Array) -> Array:
+    """r·A, and 0 where A is, for any r."""
+    return jnp.where(advantage == 0, 1, ratio) * advantage
+
+
 def no_gate(ratio: Array, advantage: Array) -> Array:
     """The importance-sampled surrogate r·A (Kakade and Langford 2002; TRPO, arXiv 1502.05477, eq. 14).
 
@@ -26,7 +32,7 @@ def no_gate(ratio: Array, advantage: Array) -> Array:
     Returns:
       `[B, L]`.
     """
-    return ratio * advantage
+    return _times(ratio, advantage)
 
 
 def clip_gate(low: float, high: float) -> Gate:
@@ -48,7 +54,7 @@ def clip_gate(low: float, high: float) -> Gate:
         raise ValueError(f"clip ranges must not be negative, got low={low}, high={high}")
 
     def gate(ratio: Array, advantage: Array) -> Array:
-        return jnp.minimum(ratio * advantage, jnp.clip(ratio, 1 - low, 1 + high) * advantage)
+        return jnp.minimum(_times(ratio, advantage), jnp.clip(ratio, 1 - low, 1 + high) * advantage)
 
     return gate
 

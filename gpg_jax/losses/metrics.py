@@ -63,6 +63,9 @@ def loss_metrics(
     - `sampler_gap`, `sampler_gap_max`: |log π_old − log π_behaviour|, in nats a token.
     - `entropy`: mean entropy, in nats, where the method asks for it.
     - `kl_reference`: k3 of KL(π_θ‖π_ref), in nats a token, where there is a reference.
+    - `reference_gap_max`: largest |log π_θ − log π_ref|, in nats, where there is a reference: a KL in the
+      reward is held where it passes the bounds.
+    - `kl_clamped`: fraction of tokens whose penalty a bound holds, where penalties have bounds.
 
     Args:
       objective: what is differentiated.
@@ -99,6 +102,10 @@ def loss_metrics(
         metrics["entropy"] = (masked_sum(scores.entropy, mask), count)
     if batch.reference is not None:
         metrics["kl_reference"] = (masked_sum(k3(scores.log_prob, batch.reference.log_prob), mask), count)
+        metrics["reference_gap_max"] = masked_max(jnp.abs(scores.log_prob - batch.reference.log_prob), mask)
+    held = [penalty.held(scores, batch) for penalty in objective.penalties if penalty.held is not None]
+    if held:
+        metrics["kl_clamped"] = (masked_sum(jnp.any(jnp.stack(held), axis=0), mask), count)
     return metrics
 
 

@@ -17,6 +17,7 @@ import dataclasses
 import jax
 import jax.numpy as jnp
 
+from gpg_jax.estimators.masked import masked_sum
 from gpg_jax.losses.metrics import Metrics, loss_metrics
 from gpg_jax.types import Array, Batch, Estimate, Method, Objective, Rollout, Scores, State
 
@@ -106,9 +107,9 @@ def loss(
     mask = unit_ids >= 0
     log_ratio = jnp.where(mask, scores.log_prob - batch.old.log_prob, 0)
     surrogate = objective.gate(objective.ratio(log_ratio, unit_ids), estimate.advantage)
-    total = -_weighted(weights * estimate.correction, surrogate, mask)
+    total = -masked_sum(weights * estimate.correction * surrogate, mask)
     for penalty, weight, coefficient in zip(objective.penalties, penalty_weights, coefficients, strict=True):
-        total += coefficient * _weighted(weight, penalty.cost(scores, batch), mask)
+        total += coefficient * masked_sum(weight * penalty.cost(scores, batch), mask)
     return total, loss_metrics(objective, scores, batch, estimate, log_ratio, mask)
 
 
@@ -158,7 +159,3 @@ def _hide(scores: Scores, mask: Array) -> Scores:
 
 def _trained_units(estimate: Estimate) -> Array:
     return jnp.where(estimate.keep[:, None], estimate.unit_ids, -1)
-
-
-def _weighted(weights: Array, values: Array, mask: Array) -> Array:
-    return jnp.sum(jnp.where(mask, weights * values, 0), dtype=jnp.float32)

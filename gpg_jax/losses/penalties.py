@@ -11,6 +11,7 @@ from gpg_jax.types import Array, Batch, Penalty, Scores, State
 
 Coefficient = float | Callable[[State], Array | float]
 Cost = Callable[[Scores, Batch], Array]
+Held = Callable[[Scores, Batch], Array]
 
 
 def kl_penalty(
@@ -24,29 +25,64 @@ def kl_penalty(
 ) -> Penalty:
     """β · Σ w_t · KL_t(π_θ‖π_ref), KL from the sampled token or over the vocabulary.
 
-    GRPO's term is k3 (arXiv 2402.03300, eq. 4). Of the sampled estimators only k2, "k3+" and the
-    importance-weighted ones have the expected gradient of KL(π_θ‖π_ref); see `estimators.divergences`.
+    GRPO's term is k3 (arXiv 2402.03300, eq. 4). Of the sampled estimators k2, "k3+" and the
+    importance-weighted k1 and k3 have the expected gradient of KL(π_θ‖π_ref); see `estimators.divergences`.
 
     Args:
       estimator: "k1", "k2", "k3", "abs", "k3+" or "full"; "full" reads `Scores.kl_ref`.
       coefficient: β, or a function of the method's state.
       weights: how tokens are weighed; see `losses.weights`.
-      bounds: where log π_ref − log π_θ is held, or None.
-      cost_bounds: where the estimate is held, or None.
-      importance_weighted: whether the cost is multiplied by π_θ/π_old, differentiated too.
+      bounds: where log π_ref − log π_θ is held, and log π_θ − log π_old too for `importance_weighted`, or
+        None; nothing passes a held difference's gradient.
+      cost_bounds: where the estimate is held, before it is weighted, or None.
+      importance_weighted: whether the cost is multiplied by π_θ/π_old, differentiated too; for k1 and k3.
 
     Returns:
-      The penalty.
+      The penalty; what bounds hold is its `held`.
 
     Raises:
-      ValueError: an unknown estimator.
+      ValueError: an unknown estimator, or one whose gradient the weight would make wrong.
     """
+    if importance_weighted and estimator not in ("k1", "k3"):
+        raise ValueError(
+            "an importance-weighted KL has the gradient of KL(π_θ‖π_ref) for k1 and k3 alone, got "
+            f"{estimator!r}: leave importance_weighted out, or take k1 or k3"
+        )
     cost = _full_kl if estimator == "full" else _sampled_kl(estimator, bounds)
     if cost_bounds is not None:
         cost = _held(cost, cost_bounds)
     if importance_weighted:
         cost = _importance_weighted(cost, bounds)
-    return Penalty(cost=cost, weights=weights, coefficient=_of_state(coefficient))
+    held = kl_held(estimator, bounds, cost_bounds)
+    return Penalty(cost=cost, weights=weights, coefficient=_of_state(coefficient), held=held)
+
+
+def kl_held(
+    estimator: str, bounds: tuple[float, float] | None, cost_bounds: tuple[float, float] | None
+) -> Held | None:
+    """Which tokens' KL does not move with the policy, because a bound holds it; None without bounds.
+
+    Args:
+      estimator: as in `kl_penalty`.
+      bounds: where log π_ref − log π_θ is held, or None; not read by "full".
+      cost_bounds: where the estimate is held, or None.
+
+    Returns:
+      (new `Scores`, `Batch`) -> `bool[B, L]`.
+    """
+    if bounds is None and cost_bounds is None:
+        return None
+    estimate = _full_kl if estimator == "full" else _sampled_kl(estimator, bounds)
+
+    def held(scores: Scores, batch: Batch) -> Array:
+        outside = jnp.zeros(scores.log_prob.shape, bool)
+        if bounds is not None and estimator != "full" and batch.reference is not None:
+            outside |= _outside(batch.reference.log_prob - scores.log_prob, bounds)
+        if cost_bounds is not None:
+            outside |= _outside(estimate(scores, batch), cost_bounds)
+        return outside
+
+    return held
 
 
 def entropy_bonus(coefficient: Coefficient, weights: Callable) -> Penalty:
@@ -91,6 +127,10 @@ def _sampled_kl(estimator: str, bounds: tuple[float, float] | None) -> Cost:
         return divergence(scores.log_prob, batch.reference.log_prob)
 
     return cost
+
+
+def _outside(values: Array, bounds: tuple[float, float]) -> Array:
+    return (values < bounds[0]) | (values > bounds[1])
 
 
 def _held(cost: Cost, bounds: tuple[float, float]) -> Cost:

@@ -39,6 +39,22 @@ def check_range(bounds: Range | None) -> None:
         raise ValueError(f"a log-ratio range must hold 0, as (-20.0, 20.0) does; got {bounds}")
 
 
+@jax.custom_jvp
+def safe_exp(log_ratio: Array) -> Array:
+    """e^ℓ, whose derivative is held at the largest float.
+
+    Where e^ℓ overflows its value is ∞, and 0 times its derivative still 0: a gate that has closed gives the
+    gradient 0 and not 0·∞.
+    """
+    return jnp.exp(log_ratio)
+
+
+@safe_exp.defjvp
+def _safe_exp_jvp(primals: tuple[Array], tangents: tuple[Array]) -> tuple[Array, Array]:
+    value = jnp.exp(primals[0])
+    return value, jnp.minimum(value, jnp.finfo(value.dtype).max) * tangents[0]
+
+
 def _own_token(value: Array, log_ratio: Array) -> Array:
     """`value`, with the derivative of the token's own log-ratio."""
     return jax.lax.stop_gradient(value) + (log_ratio - jax.lax.stop_gradient(log_ratio))
@@ -68,7 +84,7 @@ def token_ratio(bounds: Range | None = None) -> Ratio:
 
     def ratio(log_ratio: Array, unit_ids: Array) -> Array:
         del unit_ids
-        return jnp.exp(clamp(log_ratio, bounds))
+        return safe_exp(clamp(log_ratio, bounds))
 
     return ratio
 
@@ -83,7 +99,7 @@ def unit_geometric_ratio(bounds: Range | None = None) -> Ratio:
       bounds: where the mean log-ratio is held, or None. See `clamp`.
     """
     check_range(bounds)
-    return lambda log_ratio, unit_ids: jnp.exp(clamp(unit_mean(log_ratio, unit_ids), bounds))
+    return lambda log_ratio, unit_ids: safe_exp(clamp(unit_mean(log_ratio, unit_ids), bounds))
 
 
 def unit_geometric_token_ratio(bounds: Range | None = None, token_bounds: Range | None = None) -> Ratio:
@@ -100,7 +116,7 @@ def unit_geometric_token_ratio(bounds: Range | None = None, token_bounds: Range 
 
     def ratio(log_ratio: Array, unit_ids: Array) -> Array:
         log_ratio = clamp(log_ratio, token_bounds)
-        return jnp.exp(clamp(_own_token(unit_mean(log_ratio, unit_ids), log_ratio), bounds))
+        return safe_exp(clamp(_own_token(unit_mean(log_ratio, unit_ids), log_ratio), bounds))
 
     return ratio
 
@@ -116,7 +132,7 @@ def unit_product_ratio(bounds: Range | None = None) -> Ratio:
       bounds: where the summed log-ratio is held, or None. See `clamp`.
     """
     check_range(bounds)
-    return lambda log_ratio, unit_ids: jnp.exp(clamp(unit_sum(log_ratio, unit_ids), bounds))
+    return lambda log_ratio, unit_ids: safe_exp(clamp(unit_sum(log_ratio, unit_ids), bounds))
 
 
 def unit_product_token_ratio(bounds: Range | None = None) -> Ratio:
@@ -131,7 +147,7 @@ def unit_product_token_ratio(bounds: Range | None = None) -> Ratio:
     check_range(bounds)
 
     def ratio(log_ratio: Array, unit_ids: Array) -> Array:
-        return jnp.exp(clamp(_own_token(unit_sum(log_ratio, unit_ids), log_ratio), bounds))
+        return safe_exp(clamp(_own_token(unit_sum(log_ratio, unit_ids), log_ratio), bounds))
 
     return ratio
 

@@ -7,6 +7,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
+from gpg_jax.estimators import divergences
 from gpg_jax.policies.policy import Policy
 from gpg_jax.types import Array, Params, Scores
 
@@ -31,19 +32,22 @@ def _token_scores(
     log_total = jax.nn.logsumexp(logits, axis=-1, keepdims=True)
     picked = jnp.take_along_axis(logits, target[..., None], axis=-1)
     log_prob = (picked - log_total)[..., 0]
-    if not needs & {"entropy", "score_square", "kl_ref"}:
-        return Scores(log_prob)
-    log_probs = logits - log_total
-    probs = jnp.exp(log_probs)
     entropy = score_square = kl_ref = None
     if "entropy" in needs:
-        entropy = -jnp.sum(probs * log_probs, axis=-1)
+        entropy = divergences.entropy(logits)
     if "score_square" in needs:
-        score_square = 1 - 2 * jnp.exp(log_prob) + jnp.sum(jnp.square(probs), axis=-1)
+        score_square = _score_square(jnp.exp(logits - log_total), target)
     if "kl_ref" in needs and reference is not None:
-        other = jax.nn.log_softmax(policy.unembed(reference.params, reference.hidden) / temperature)
-        kl_ref = jnp.sum(probs * (log_probs - jax.lax.stop_gradient(other)), axis=-1)
+        other = policy.unembed(reference.params, reference.hidden) / temperature
+        kl_ref = divergences.full_kl(logits, jax.lax.stop_gradient(other))
     return Scores(log_prob, entropy=entropy, score_square=score_square, kl_ref=kl_ref)
+
+
+def _score_square(probs: Array, target: Array) -> Array:
+    """(1 − p_y)² + Σ_{v≠y} p_v², 1 − p_y being the others' mass: no digit is lost where p_y is near 1."""
+    token = jax.lax.broadcasted_iota(target.dtype, probs.shape, probs.ndim - 1)
+    others = jnp.where(token == target[..., None], 0, probs)
+    return jnp.square(jnp.sum(others, axis=-1)) + jnp.sum(jnp.square(others), axis=-1)
 
 
 def score_hidden(
@@ -60,7 +64,7 @@ def score_hidden(
     """Scores of the tokens that hidden states predict, at a temperature.
 
     ``log π(y) = z_y/T − logsumexp(z/T)``; entropy ``−Σ p log p``; squared score norm
-    ``1 − 2p_y + Σ p²``; full KL to the reference ``Σ p (log p − log p_ref)``; in float32.
+    ``(1 − p_y)² + Σ_{v≠y} p_v²``; full KL to the reference ``Σ p (log p − log p_ref)``; in float32.
 
     Args:
       policy: whose `unembed` makes the logits.

@@ -14,6 +14,9 @@ from gpg_jax.types import Array
 def einsum(subscripts: str, dtype: jnp.dtype, left: Array, right: Array) -> Array:
     """`jnp.einsum` of two operands, rounded to `dtype`, accumulated in float32.
 
+    float32 operands are multiplied as they are: an accelerator's default would round them first, to TF32 or
+    bfloat16.
+
     The cotangent is rounded to `dtype` as well, so that the backward pass runs on the same matrix
     units; plain differentiation would multiply float32 by `dtype`.
 
@@ -26,7 +29,15 @@ def einsum(subscripts: str, dtype: jnp.dtype, left: Array, right: Array) -> Arra
     Returns:
       float32 array.
     """
-    return jnp.einsum(subscripts, left.astype(dtype), right.astype(dtype), preferred_element_type=jnp.float32)
+    # What is rounded already is exact at any precision, and the default is the fastest.
+    precision = jax.lax.Precision.HIGHEST if jnp.dtype(dtype) == jnp.float32 else None
+    return jnp.einsum(
+        subscripts,
+        left.astype(dtype),
+        right.astype(dtype),
+        precision=precision,
+        preferred_element_type=jnp.float32,
+    )
 
 
 def _forward(subscripts: str, dtype: jnp.dtype, left: Array, right: Array):

@@ -28,6 +28,7 @@ from gpg_jax.types import Array, Batch, Estimate, Method, Params, Rollout, Score
 Step = Callable[[TrainState, Rollout], tuple[TrainState, dict[str, Array]]]
 
 _OF_NETWORK = frozenset({"entropy", "score_square", "kl_ref"})
+_NEEDS = _OF_NETWORK | {"old", "reference"}
 
 
 class Program(NamedTuple):
@@ -61,7 +62,11 @@ def make_step(program: Program) -> Step:
 
     Returns:
       state, rollout of `plan.rows` rows -> state, metrics (name -> `float32[]`), to be compiled.
+
+    Raises:
+      ValueError: needs that no step can meet.
     """
+    _check_needs(program.method.needs)
 
     def step(state: TrainState, rollout: Rollout) -> tuple[TrainState, dict[str, Array]]:
         _check_shape(program.plan, rollout)
@@ -90,6 +95,16 @@ def compile_step(step: Step, shardings: TrainState | None = None) -> Step:
     if shardings is None:
         return jax.jit(step, donate_argnums=0)
     return jax.jit(step, donate_argnums=0, in_shardings=(shardings, None), out_shardings=(shardings, None))
+
+
+def _check_needs(needs: frozenset[str]) -> None:
+    if unknown := needs - _NEEDS:
+        raise ValueError(
+            f"a step cannot meet the needs {', '.join(sorted(unknown))}; Method.needs may hold "
+            f"{', '.join(sorted(_NEEDS))}"
+        )
+    if "kl_ref" in needs and "reference" not in needs:
+        raise ValueError('"kl_ref" compares with the reference: Method.needs must hold "reference" too')
 
 
 def _check_shape(plan: Plan, rollout: Rollout) -> None:
@@ -155,6 +170,7 @@ def _updates(
 
     def one(state: TrainState, index: Any) -> tuple[TrainState, Any]:
         rows, kept = jax.tree.map(lambda leaf: jnp.take(leaf, index, axis=0), (batch, fixed))
+        rows = rows._replace(rollout=_renumbered(rows.rollout, index))
         grads, seen = _gradient(program, state, rows, kept, coefficients)
         state, norms = _update(program, state, grads)
         return state, (seen, norms)
@@ -178,6 +194,20 @@ def minibatch_rows(key: Array, plan: Plan) -> Array:
         return (order[:, None] * group + jnp.arange(group)[None]).reshape(plan.minibatches, -1)
 
     return jax.vmap(epoch)(jnp.arange(plan.epochs)).reshape(plan.updates, plan.minibatch_rows)
+
+
+def _renumbered(rows: Rollout, index: Array) -> Rollout:
+    """Rows of a minibatch whose `group` and `parent` count within it, as functions of a rollout expect.
+
+    Args:
+      rows: the rows of `index`, whole groups of neighbours.
+      index: `int32[minibatch_rows]`, where they stood in the rollout.
+    """
+    place = jnp.arange(index.shape[0], dtype=jnp.int32)
+    first = jnp.argmax(rows.group[:, None] == rows.group[None, :], axis=1)
+    # A tree stays within its group, whose rows have all moved by as much.
+    parent = rows.parent - index.astype(jnp.int32) + place
+    return dataclasses.replace(rows, group=first.astype(jnp.int32), parent=parent)  # type: ignore[type-var]
 
 
 def _update(program: Program, state: TrainState, grads: Params) -> tuple[TrainState, dict[str, Array]]:

@@ -26,9 +26,6 @@ OPTIONS = {
     "dr_grpo": {"max_length": 2},
     "gpg": {"unit_count": 2},
     "grpo": {"kl_coefficient": 0.01},
-    # clips of 3e-4 close after the first step here, and the learning is that of the first epoch
-    "gspo": {"clip_low": 0.1, "clip_high": 0.2},
-    "gspo_token": {"clip_low": 0.1, "clip_high": 0.2},
 }
 
 

@@ -39,6 +39,14 @@ def test_reward_to_go_less_a_baseline():
     np.testing.assert_allclose(discounted[0], [0, 2, 1.5, 0, 0.75])
 
 
+def test_each_token_is_held_by_itself():
+    """Returns-to-go (7, 6, 4) less 1, held in ±5: (5, 5, 3); held at its first token the row would lose 1."""
+    rewards = jnp.array([[9.0, 1.0, 2.0, 9.0, 4.0], [0, -8.0, 0, 0, 0], [0.0] * 5])
+    function = advantages.return_advantage(advantages.minus_constant(1.0), bounds=(-5.0, 5.0))
+    advantage = function(BATCH, UNITS, rewards, ())[0]
+    np.testing.assert_allclose(advantage, [[0, 5, 5, 0, 3], [0, -5, 0, 0, 0], [0, -1, -1, -1, 0]])
+
+
 def test_what_is_charged_by_token_stays_outside_of_the_group():
     rewards = reward_at_last_action(BATCH.rollout.reward, MASK) - jnp.where(MASK, 0.5, 0)
     function = advantages.outcome_and_rest_advantage(

@@ -13,7 +13,6 @@ from gpg_jax.estimators import baselines
 def test_means():
     returns, weight = jnp.array([1.0, 2.0, 6.0]), jnp.array([1.0, 1.0, 2.0])
     np.testing.assert_allclose(baselines.batch_mean(returns, weight), [3.75] * 3)
-    np.testing.assert_allclose(baselines.group_mean(returns, jnp.array([2, 2, 0]), weight), [1.5, 1.5, 6])
     np.testing.assert_allclose(baselines.constant(returns, 0.5), [0.5] * 3)
 
 
@@ -39,6 +38,28 @@ def test_the_optimal_baseline_leaves_its_row_out():
     np.testing.assert_allclose(baseline, [5, 4, 4 / 3], rtol=1e-6)
     silent = baselines.optimal(returns, jnp.array([2.0, 0, 0]), ids, jnp.arange(3), jnp.ones(3))
     assert silent[0] == 1  # no other row has a score: the row is its own baseline
+
+
+@pytest.mark.parametrize("small", [1e-3, 2e-7, 1e-12])
+def test_the_others_are_not_lost_beside_a_row_of_large_norm(small):
+    """Norms (1, x, x, x), returns (0, 1, 1, 1): the others of row 0 all say 1, however small their norms."""
+    returns, norms = jnp.array([0.0, 1, 1, 1]), jnp.array([1.0, small, small, small])
+    baseline = baselines.optimal(returns, norms, jnp.zeros(4, jnp.int32), jnp.arange(4), jnp.ones(4))
+    np.testing.assert_allclose(baseline, [1, *[2 * small / (1 + 2 * small)] * 3], rtol=1e-6)
+
+
+def test_the_optimal_baseline_equals_the_loop_over_trees():
+    rng = np.random.default_rng(0)
+    returns, norms, weight = rng.normal(size=9), 10 ** rng.uniform(-9, 0, 9), rng.uniform(0.1, 1, 9)
+    group, parent = np.array([4, 4, 1, 4, 1, 1, 4, 7, 4]), np.array([0, 0, 2, 3, 2, 5, 1, 7, 3])
+    root = np.array([0, 0, 2, 3, 2, 5, 0, 7, 3])
+    expected = []
+    for i in range(9):
+        others = [j for j in range(9) if group[j] == group[i] and root[j] != root[i]]
+        share = weight[others] * norms[others]
+        expected.append(share @ returns[others] / share.sum() if others else returns[i])
+    arguments = (jnp.float32(returns), jnp.float32(norms), jnp.array(group), jnp.array(parent))
+    np.testing.assert_allclose(baselines.optimal(*arguments, jnp.float32(weight)), expected, rtol=1e-5)
 
 
 def test_exact_score_norms_of_a_softmax():

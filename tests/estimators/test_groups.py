@@ -97,6 +97,21 @@ def test_rows_of_no_weight_leave_the_statistics():
     np.testing.assert_allclose(baseline[jnp.array([0, 2, 3])], [0, 0.5, 0.5])
 
 
+@pytest.mark.parametrize("placement", ["inside", "outside"])
+@pytest.mark.parametrize("ddof", [0, 1])
+def test_rows_outside_of_statistics_without_spread_get_nothing(ddof, placement):
+    """Finished rows all right and a truncated one wrong: no scale says how far −1 is, ε least of all."""
+    reward, weight = jnp.array([1.0, 1, 1, 0]), jnp.array([1.0, 1, 1, 0])
+    options = {"ddof": ddof, "eps": 1e-6, "eps_placement": placement}
+    np.testing.assert_array_equal(group_normalise(reward, ONE, weight, **options), 0)
+    alone = group_normalise(reward, ONE, jnp.array([1.0, 0, 0, 0]), **options)
+    np.testing.assert_array_equal(alone, 0)
+    # the batch has a spread: rewards in it 1, 1, 0, 2, of the population variance .5
+    group, weight = jnp.array([0, 0, 0, 1, 1]), jnp.array([1.0, 1, 0, 1, 1])
+    scaled = group_normalise(jnp.array([1.0, 1, 0, 0, 2]), group, weight, std_over="batch")
+    np.testing.assert_allclose(scaled, np.array([0, 0, -1, -1, 1]) / np.sqrt(0.5), rtol=1e-6)
+
+
 def test_leaf_weights_are_weights():
     # two half-leaves of one tree count as one row: (1, 1)/2 beside 0 is (1, 0)
     reward, weight = jnp.array([1.0, 1.0, 0.0]), jnp.array([0.5, 0.5, 1.0])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 
 import jax.numpy as jnp
 import numpy as np
@@ -13,6 +14,14 @@ from gpg_jax.estimators.importance import effective_sample_size, importance_esti
 ALL = jnp.ones(2, bool)
 LOG_WEIGHT = jnp.log(jnp.array([1.6, 0.4]))  # p = (.8, .2) over q = (.5, .5)
 VALUES = jnp.array([1.0, 3.0])
+
+
+def test_an_expectation_is_a_weighted_mean():
+    """S2, example 1.1: p = (.2, .5, .3) on x = 1, 2, 3, f = x²: E f = 4.9, drawn from the uniform."""
+    values, p = jnp.array([1.0, 4.0, 9.0]), jnp.array([0.2, 0.5, 0.3])
+    every = jnp.ones(3, bool)
+    np.testing.assert_allclose(importance_estimate(values, jnp.log(3 * p), every), 4.9, rtol=1e-6)
+    np.testing.assert_allclose(self_normalised_estimate(values, jnp.log(p), every), 4.9, rtol=1e-6)
 
 
 def test_a_small_discrete_example():
@@ -58,13 +67,18 @@ def test_effective_sample_size():
 )
 def test_the_variance_of_a_product_grows_with_the_horizon(horizon, variance):
     """Behaviour .5, target .9: E w = 1, Var w = (.9²/.5 + .1²/.5)^H − 1 = 1.64^H − 1, enumerated."""
-    taken = jnp.arange(horizon + 1)
-    ways = np.array([float(np.prod([(horizon - i) / (i + 1) for i in range(k)])) for k in range(horizon + 1)])
-    log_weight = taken * jnp.log(1.8) + (horizon - taken) * jnp.log(0.2)
-    weight, p = np.exp(np.asarray(log_weight, np.float64)), ways * 0.5**horizon
-    np.testing.assert_allclose(np.sum(p * weight), 1, rtol=1e-5)
-    np.testing.assert_allclose(np.sum(p * weight**2) - 1, variance, rtol=2e-5)
-    if horizon <= 5:  # and through the estimator, every sequence once
-        draws = np.repeat(np.asarray(log_weight), ways.astype(int))
+    # a sequence's weight is known by how often it took the action; the counts k, each drawn once, stand for
+    # the sequences with the weights (H + 1)·C(H, k)/2^H
+    taken = np.arange(horizon + 1)
+    log_weight = jnp.float32(taken * np.log(1.8) + (horizon - taken) * np.log(0.2))
+    ways = np.array([math.comb(horizon, k) for k in taken])
+    log_often = jnp.float32(np.log((horizon + 1) * ways) - horizon * np.log(2))
+    every = jnp.ones(horizon + 1, bool)
+    weight = jnp.exp(log_weight)
+    np.testing.assert_allclose(importance_estimate(weight, log_often, every), 1, rtol=2e-5)
+    np.testing.assert_allclose(importance_estimate(weight**2, log_often, every) - 1, variance, rtol=3e-5)
+    if horizon <= 10:  # and every sequence by itself: 2^H of them are worth 2^H/1.64^H
+        draws = jnp.asarray(np.repeat(np.asarray(log_weight), ways))
         mask = jnp.ones(draws.shape, bool)
         np.testing.assert_allclose(importance_estimate(jnp.exp(draws), draws, mask) - 1, variance, rtol=1e-4)
+        np.testing.assert_allclose(effective_sample_size(draws, mask), (2 / 1.64) ** horizon, rtol=1e-4)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -37,3 +38,18 @@ def test_state_discount_counts_actions():
 def test_a_discount_outside_its_range_is_refused(discount):
     with pytest.raises(ValueError, match=r"discount must lie in \[0, 1\]"):
         reward_to_go(jnp.zeros((1, 1)), jnp.ones((1, 1), bool), discount)
+
+
+@pytest.mark.parametrize(
+    ("given", "kept"), [("bfloat16", "float32"), ("float32", "float32"), ("float64", "float64")]
+)
+def test_sums_are_of_at_least_float32(given, kept):
+    with jax.enable_x64(given == "float64"):
+        rewards = jnp.full((1, 300), 1 / 3, given)
+        mask = jnp.ones((1, 300), bool)
+        assert total_reward(rewards, mask).dtype == kept
+        assert reward_to_go(rewards, mask, 0.9).dtype == kept
+        exact = 300 * np.float64(rewards[0, 0])
+        np.testing.assert_allclose(
+            total_reward(rewards, mask), [exact], rtol=1e-12 if given == "float64" else 1e-5
+        )

@@ -8,6 +8,8 @@ import numpy as np
 
 from gpg_jax.algorithms import ALGORITHMS
 from gpg_jax.losses import metrics, objective
+from gpg_jax.losses.penalties import kl_penalty
+from gpg_jax.losses.weights import token_mean
 from gpg_jax.types import STOP_EOS, STOP_LENGTH, Scores
 
 MASK = np.array([[0, 1, 1, 0], [0, 1, 1, 1]], bool)
@@ -58,6 +60,32 @@ def test_clamped_log_ratios_are_reported():
     np.testing.assert_allclose(update["log_ratio_clamped"], 2 / 5)
     # the mean of row 0 is 15.5; that of row 1 is −13: no unit is clamped
     assert metrics.reduce(seen(ALGORITHMS["gspo"](), far)[0])["log_ratio_clamped"] == 0
+
+
+def test_held_penalties_are_reported():
+    """d = log π_ref − log π_θ is (0, 3) and (−3, 1, .5): two of five outside ±2, one cost over .2 inside."""
+    reference = np.where(MASK, -1.0, np.nan).astype(np.float32)
+    new = Scores(np.where(MASK, [[0, -1, -4, 0], [0, 2, -2, -1.5]], np.nan).astype(np.float32))
+    batch = examples.make_batch(ROLLOUT, OLD, reference)
+    plain = ALGORITHMS["grpo"](kl_coefficient=0.0)
+
+    def clamped(*penalties):
+        method = plain._replace(objective=plain.objective._replace(penalties=penalties))
+        estimated, _ = objective.estimate(method, batch, ())
+        weights = objective.weigh(method.objective, ROLLOUT, estimated)
+        scales = objective.penalty_coefficients(method.objective, ())
+        loss = objective.loss(method.objective, new, batch, estimated, *weights, scales)
+        return metrics.reduce(loss[1])
+
+    held = kl_penalty("k3", 0.1, token_mean, bounds=(-2.0, 2.0))
+    np.testing.assert_allclose(clamped(held)["kl_clamped"], 2 / 5, rtol=1e-6)
+    capped = kl_penalty("k3", 0.1, token_mean, bounds=(-2.0, 2.0), cost_bounds=(-0.2, 0.2))
+    np.testing.assert_allclose(clamped(capped, held)["kl_clamped"], 3 / 5, rtol=1e-6)
+    costs = kl_penalty("k1", 0.1, token_mean, cost_bounds=(-2.0, 2.0))
+    np.testing.assert_allclose(clamped(costs)["kl_clamped"], 2 / 5, rtol=1e-6)
+    for penalties in ((), (kl_penalty("k3", 0.1, token_mean),)):
+        assert "kl_clamped" not in clamped(*penalties)
+    assert clamped()["reference_gap_max"] == 3
 
 
 def test_a_soft_gate_is_part_open():

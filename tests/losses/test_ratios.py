@@ -95,6 +95,17 @@ def test_a_range_keeps_ratio_and_gradient_finite(make):
         make((1.0, 2.0))
 
 
+def test_the_exponential_is_plain_but_for_a_derivative_that_is_finite():
+    log_ratio = jnp.array([-200.0, -1.0, 0.0, 5.0, 88.0, 100.0])
+    value, pull = jax.vjp(ratios.safe_exp, log_ratio)
+    np.testing.assert_array_equal(value, jnp.exp(log_ratio))
+    np.testing.assert_array_equal(pull(jnp.ones(6))[0][:5], value[:5])
+    assert np.isinf(value[5]) and pull(jnp.ones(6))[0][5] == np.finfo(np.float32).max
+    np.testing.assert_array_equal(pull(jnp.zeros(6))[0], 0)
+    forward = jax.jvp(ratios.safe_exp, (log_ratio,), (jnp.ones(6),))[1]
+    np.testing.assert_array_equal(forward, pull(jnp.ones(6))[0])
+
+
 def test_a_token_range_holds_before_the_mean():
     ratio = ratios.unit_geometric_token_ratio(token_bounds=(-1.0, 1.0))
     log_ratio, ids = jnp.array([[3.0, 0.5]]), jnp.zeros((1, 2), jnp.int32)

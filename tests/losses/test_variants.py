@@ -48,7 +48,6 @@ FUNCTIONS = {
     ),
     "leave_one_out": (groups.leave_one_out, (REWARD, GROUP, PARENT, WEIGHT), ROW),
     "batch_mean": (baselines.batch_mean, (REWARD, WEIGHT), ROW),
-    "group_mean": (baselines.group_mean, (REWARD, GROUP, WEIGHT), ROW),
     "optimal": (baselines.optimal, (REWARD, WEIGHT, GROUP, PARENT, WEIGHT), ROW),
     "head_score_norms": (baselines.head_score_norms, (BATCH.old.score_square, MASK), ROW),
     "importance_estimate": (importance.importance_estimate, (REWARD, REWARD / 4, REWARD > -9), ()),

@@ -8,9 +8,11 @@ import numpy as np
 import pytest
 import small
 
+from gpg_jax.estimators.divergences import full_kl
 from gpg_jax.policies.score import Layout, score
 
 NEEDS = frozenset({"entropy", "score_square", "kl_ref"})
+KL = frozenset({"kl_ref"})
 TEMPERATURE = 0.7
 
 
@@ -94,6 +96,21 @@ def test_gradients_through_a_shared_prompt_are_those_of_rows_alone(rows):
     for shared, chunk in ((4, 0), (2, 64)):
         for one, two in zip(jax.tree.leaves(alone), jax.tree.leaves(gradient(shared, chunk)), strict=True):
             np.testing.assert_allclose(one, two, atol=2e-4 * float(jnp.abs(one).max()))
+
+
+@pytest.mark.parametrize("chunk", [0, 96])
+def test_the_gradient_of_the_full_kl_is_that_of_the_plain_sum(rows, reference, chunk):
+    pull = np.where(rows.action_mask, np.random.default_rng(1).normal(size=rows.action_mask.shape), 0)
+
+    def through_score(params):
+        return jnp.sum(pull * scored(params, rows, reference, chunk=chunk, needs=KL).kl_ref)
+
+    def plain(params):
+        return jnp.sum(pull * full_kl(log_probs(params, rows), log_probs(reference, rows)))
+
+    ours, theirs = (jax.jit(jax.grad(total))(small.params()) for total in (through_score, plain))
+    for one, two in zip(jax.tree.leaves(ours), jax.tree.leaves(theirs), strict=True):
+        np.testing.assert_allclose(one, two, atol=3e-4 * float(jnp.abs(two).max()))
 
 
 def test_padding_is_not_read(rows):

@@ -10,7 +10,11 @@ import small
 from jax.sharding import NamedSharding
 
 from gpg_jax.algorithms import ALGORITHMS
+from gpg_jax.algorithms.compose import AGGREGATIONS
+from gpg_jax.algorithms.settings import Settings
+from gpg_jax.estimators.segments import group_sum, tree_roots
 from gpg_jax.losses import objective
+from gpg_jax.losses.penalties import entropy_bonus, kl_penalty
 from gpg_jax.policies.score import score
 from gpg_jax.training.plan import Plan
 from gpg_jax.training.sharding import ROWS, make_mesh, row_shards, state_shardings
@@ -36,17 +40,17 @@ def first_state(method, optimizer=OPTIMIZER):
     return state.replace(reference=jax.tree.map(lambda leaf: 0.8 * leaf, state.reference))
 
 
-def run(method=METHOD, mesh=None, devices=None, **options):
+def run(method=METHOD, mesh=None, devices=None, rollout=ROLLOUT, **options):
     state = first_state(method)
     if devices:
         cut = plan(shards=devices, **options)
         step = make_step(Program(small.policy(), method, OPTIMIZER, cut, axis_name="devices"))
         mapped = jax.pmap(step, axis_name="devices", in_axes=(0, None), devices=jax.devices()[:devices])
-        state, metrics = mapped(jax.tree.map(lambda leaf: jnp.stack([leaf] * devices), state), ROLLOUT)
+        state, metrics = mapped(jax.tree.map(lambda leaf: jnp.stack([leaf] * devices), state), rollout)
         return jax.tree.map(lambda leaf: leaf[0], (state, metrics))
     if mesh is None:
         return compile_step(make_step(Program(small.policy(), method, OPTIMIZER, plan(**options))))(
-            state, ROLLOUT
+            state, rollout
         )
     shardings = state_shardings(state, OPTIMIZER, mesh)
     cut = plan(shards=row_shards(mesh), **options)
@@ -55,7 +59,7 @@ def run(method=METHOD, mesh=None, devices=None, **options):
         return jax.lax.with_sharding_constraint(rows, NamedSharding(mesh, ROWS))
 
     program = Program(small.policy(), method, OPTIMIZER, cut, constrain=constrain)
-    return compile_step(make_step(program), shardings)(jax.device_put(state, shardings), ROLLOUT)
+    return compile_step(make_step(program), shardings)(jax.device_put(state, shardings), rollout)
 
 
 def assert_same(one, other, atol):
@@ -128,6 +132,36 @@ def test_however_it_is_cut_the_update_is_the_same(whole, options):
     assert_same(whole, run(**options), atol=2e-6)
 
 
+@pytest.fixture(scope="module")
+def every_aggregation():
+    """A method whose loss holds each aggregation, and its update on the whole rollout at once.
+
+    The surrogate is by one, an entropy bonus and a KL by each.
+
+    Each has its own coefficient, so that no error of one is made good by another's; those of the sums are
+    smaller by a row's or a batch's tokens.
+    """
+    share = {"token_sum": 1 / 200, "sequence_mean_token_sum": 1 / 6, "unit_sum": 1 / 3}
+    terms = []
+    for number, (name, make) in enumerate(AGGREGATIONS.items(), start=1):
+        scale = 0.05 * number * share.get(name, 1.0)
+        weigh = make(Settings(max_length=10))
+        terms += [entropy_bonus(scale, weigh), kl_penalty("k2", 0.3 * scale, weigh)]
+    method = ALGORITHMS["gpg"](unit_count=3, ratio="unit_product")
+    objective = method.objective._replace(penalties=tuple(terms))
+    method = method._replace(objective=objective, needs=method.needs | {"entropy", "reference"})
+    return method, run(method)
+
+
+@pytest.mark.parametrize("options", [{"micro_batches": 8}, {"devices": 4, "micro_batches": 2}], ids=str)
+def test_every_aggregation_is_the_same_however_it_is_cut(every_aggregation, options):
+    """O-16: micro-batches of 4 ragged rows, and devices of 4, beside one batch of 32."""
+    method, whole = every_aggregation
+    moved = jax.tree.map(lambda a, b: float(jnp.abs(a - b).max()), whole[0].params, small.params())
+    assert max(jax.tree.leaves(moved)) > 0.02, "the update must be large beside the tolerance"
+    assert_same(whole, run(method, **options), atol=3e-6)
+
+
 def test_several_updates_are_the_same_on_a_mesh_and_under_pmap():
     method = ALGORITHMS["dapo"](max_response=10, overlong_cache=4)
     cut = {"epochs": 2, "minibatches": 2}
@@ -156,6 +190,47 @@ def test_minibatches_are_whole_groups_and_every_row_is_seen_once_an_epoch():
         np.testing.assert_array_equal(np.sort(epoch), np.arange(32))
     np.testing.assert_array_equal(rows.reshape(-1, 4) % 4, np.tile(np.arange(4), (24, 1)))
     assert (rows[:4] != rows[4:8]).any(), "every epoch has its own order"
+
+
+def test_a_minibatch_counts_its_groups_and_trees_from_its_own_first_row():
+    """Minibatches of one group each, ids up to 7 in 4 rows: weights by ids are those by place."""
+
+    def with_weights(function):
+        objective = METHOD.objective._replace(weights=lambda rollout, units: function(rollout, units) / 100)
+        return METHOD._replace(objective=objective)
+
+    def spread(rows, units):
+        return jnp.where(units >= 0, rows[:, None], 0)
+
+    def by_id(rollout, units):
+        actions = jnp.sum(units >= 0, axis=1, dtype=jnp.float32)
+        return spread(group_sum(actions, rollout.group) + tree_roots(rollout.parent) % 4, units)
+
+    def by_place(rollout, units):
+        actions = jnp.sum(units >= 0, axis=1, dtype=jnp.float32).reshape(-1, 4)
+        tree = jnp.tile(jnp.array([0.0, 1, 0, 3]), len(actions))
+        return spread(jnp.repeat(jnp.sum(actions, axis=1), 4) + tree, units)
+
+    first = np.arange(32) // 4 * 4
+    parent = (first + np.tile([0, 1, 0, 3], 8)).astype(np.int32)  # each third row is a fork
+    forked = ROLLOUT.replace(parent=parent)
+    for cut in ({"minibatches": 8}, {"minibatches": 2, "epochs": 2, "micro_batches": 2}):
+        ids, places = (run(with_weights(function), rollout=forked, **cut) for function in (by_id, by_place))
+        assert_same(ids, places, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("needs", "sentence"),
+    [
+        ({"entropy", "value"}, "cannot meet the needs value; Method.needs may hold entropy, kl_ref, old"),
+        ({"entropi", "bootstrap"}, "cannot meet the needs bootstrap, entropi"),
+        ({"kl_ref"}, 'must hold "reference" too'),
+    ],
+)
+def test_needs_that_nothing_meets_are_refused(needs, sentence):
+    method = METHOD._replace(needs=frozenset(needs))
+    with pytest.raises(ValueError, match=sentence):
+        make_step(Program(small.policy(), method, OPTIMIZER, plan()))
 
 
 def test_one_trace_and_the_state_is_donated():
