@@ -18,7 +18,7 @@ test: $(VENV)/.test
 	@$(BIN)/python -c "import torch, transformers" 2>/dev/null \
 		&& echo "torch and transformers are here: the parity tests run" \
 		|| echo "torch or transformers is missing: the parity tests are skipped (pip install '.[parity]')"
-	$(BIN)/python -m pytest -m "not slow" --durations=15
+	$(BIN)/python -m pytest -m "not slow" -n 2 --dist loadfile --durations=15
 
 $(VENV)/bin/python:
 	@$(PYTHON) -c "import sys; sys.exit('gpg_jax needs Python 3.11 or newer; set PYTHON=...') \
