@@ -290,6 +290,89 @@ class OutputConfig:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
+class ToolsConfig:
+    """What a policy may call in the middle of a response; see `experiments.tools`.
+
+    Attributes:
+      names: keys of `experiments.tools.TOOLS`; each is called by its tag.
+      boundaries: strings behind which a row may be forked though nothing answers.
+      calls: of a row; a further one ends it.
+      answer_tokens: of an answer, its tags among them.
+      seconds: of a call.
+      retries: further attempts of a call that failed.
+      workers: calls that run at once.
+      steps: tokens that the other rows draw before the host looks for answers.
+      patience: tokens that are drawn after the first row has stopped.
+      at_once: rows whose answers are read together.
+      corpus: documents of the search: `.jsonl` with a `text` in every line, or a `.json` search cache.
+      index: folder of the index that is made of them; None for one in the user's cache.
+      results, characters: documents of an answer, and how much of each.
+      python_seconds, python_memory: of a snippet, in seconds and MiB.
+    """
+
+    names: tuple[str, ...] = ()
+    boundaries: tuple[str, ...] = ()
+    calls: int = 3
+    answer_tokens: int = 256
+    seconds: float = 30.0
+    retries: int = 0
+    workers: int = 8
+    steps: int = 16
+    patience: int = 4
+    at_once: int = 8
+    corpus: str | None = None
+    index: str | None = None
+    results: int = 3
+    characters: int = 500
+    python_seconds: float = 5.0
+    python_memory: int = 512
+
+    def __post_init__(self) -> None:
+        least = {"calls": 0, "retries": 0, "patience": 0}
+        for field in dataclasses.fields(self):
+            if isinstance(value := getattr(self, field.name), int):
+                _at_least(f"tools.{field.name}", value, least.get(field.name, 1))
+        for key in ("seconds", "python_seconds"):
+            if getattr(self, key) <= 0:
+                raise ValueError(f"tools.{key} is {getattr(self, key)}; it must be above 0")
+        if "" in self.boundaries or len(set(self.names)) < len(self.names):
+            raise ValueError("tools.boundaries has an empty string, or tools.names a name twice")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class BranchingConfig:
+    """Where rows are forked; see `gpg_jax.decoding.branching`.
+
+    Attributes:
+      mode: "none", "arpo_paper", "arpo_release", "fixed" or "random".
+      roots: N, rows of a prompt that begin at it; schedule.group is M, all of them.
+      alpha, beta, threshold: of "arpo_paper"; beta is w of "arpo_release".
+      tokens: k, tokens whose entropies are read.
+      width: Z of "arpo_paper"; rows that a row becomes of "fixed".
+      probability: of "random" and "arpo_release".
+      leaf_weight: how a leaf counts as a sample, "uniform" or "tree".
+    """
+
+    mode: str = "none"
+    roots: int = 1
+    alpha: float = 0.5
+    beta: float = 0.2
+    threshold: float = 0.5
+    tokens: int = 20
+    width: int = 1
+    probability: float = 0.5
+    leaf_weight: str = "uniform"
+
+    def __post_init__(self) -> None:
+        _one_of("branching.mode", self.mode, ("none", "arpo_paper", "arpo_release", "fixed", "random"))
+        _one_of("branching.leaf_weight", self.leaf_weight, ("uniform", "tree"))
+        for key in ("roots", "tokens", "width"):
+            _at_least(f"branching.{key}", getattr(self, key), 1)
+        if not 0 <= self.probability <= 1:
+            raise ValueError(f"branching.probability is {self.probability}; it must be from 0 to 1")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class Experiment:
     """A whole run.
 
@@ -303,6 +386,8 @@ class Experiment:
     model: ModelConfig = ModelConfig()
     task: TaskConfig = dataclasses.field(default_factory=TaskConfig)
     sampling: SamplingConfig = SamplingConfig()
+    tools: ToolsConfig = ToolsConfig()
+    branching: BranchingConfig = BranchingConfig()
     method: MethodConfig = dataclasses.field(default_factory=MethodConfig)
     optimizer: OptimizerConfig = OptimizerConfig()
     schedule: ScheduleConfig = ScheduleConfig()

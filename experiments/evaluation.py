@@ -5,16 +5,16 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
+import jax
 import numpy as np
 
-from experiments.setup import Setup, compiled_decode, stream
+from experiments.setup import Setup, open_toolbox, stream, writer
 from experiments.statistics import Accuracy, accuracy
 from experiments.transcripts import transcript
 from gpg_jax.data.examples import Example
-from gpg_jax.decoding.loop import Responses
 from gpg_jax.decoding.rollouts import pad_prompts, response_ids
 from gpg_jax.decoding.sampling import Sampling
-from gpg_jax.training.collect import Decode, fetch
+from gpg_jax.training.collect import Write
 from gpg_jax.types import Params
 
 GREEDY = Sampling(temperature=0.0)
@@ -27,13 +27,13 @@ class Evaluator(NamedTuple):
       setup: whose task and policy.
       kind: "sampled" or "greedy".
       samples: responses to each example.
-      decode: the compiled loop.
+      write: what responds.
     """
 
     setup: Setup
     kind: str
     samples: int
-    decode: Decode
+    write: Write
 
 
 class Answers(NamedTuple):
@@ -52,13 +52,13 @@ class Answers(NamedTuple):
 
 def make_evaluators(setup: Setup) -> tuple[Evaluator, ...]:
     """The ways to ask that a configuration wants: sampled first."""
-    wanted = setup.config.evaluation
+    wanted, toolbox = setup.config.evaluation, open_toolbox(setup)
     kinds = {
         "sampled": (wanted.samples, setup.config.sampling.distribution),
         "greedy": (wanted.greedy, GREEDY),
     }
     return tuple(
-        Evaluator(setup, kind, int(samples), compiled_decode(setup, sampling))
+        Evaluator(setup, kind, int(samples), writer(setup, toolbox, sampling, int(samples)))
         for kind, (samples, sampling) in kinds.items()
         if samples
     )
@@ -97,14 +97,13 @@ def _ask(
     prompts = pad_prompts([setup.task.encode(example) for example in filled], setup.config.task.prompt_tokens)
     uid = np.arange(start * samples, (start + size) * samples, dtype=np.int32)
     key = stream(setup.config, "evaluation")
-    responses = Responses(*fetch(evaluator.decode(params, *prompts, uid, key)))
     owners = [example for example in examples for _ in range(samples)]
-    ids = response_ids(responses)[: len(owners)]
-    judged = setup.task.judge(ids, owners)
+    said = jax.tree.map(lambda leaf: leaf[: len(owners)], evaluator.write(params, *prompts, uid, key)())
+    judged = setup.task.judge(said, owners)
     rows = [
         transcript(setup, example, own, stop=stop, outcome=outcome, reward=reward)
         for example, own, stop, outcome, reward in zip(
-            owners, ids, responses.stop.tolist(), judged.outcome, judged.reward, strict=False
+            owners, response_ids(said), said.stop.tolist(), judged.outcome, judged.reward, strict=True
         )
     ]
     return (judged.outcome >= 1).reshape(-1, samples), rows

@@ -21,6 +21,7 @@ def measure(setup: Setup, iteration: Iteration, before: float) -> dict[str, floa
 
     - `reward_failures`: rows for which a reward function raised or gave no number.
     - `generations`, `offered_groups`, `short_groups`: of dynamic sampling, see `training.collect`.
+    - `calls`: calls of tools a row, and `tool_*`, what the tools did, where there are any.
     - `learning_rate`: of the iteration's last update.
     - `seconds`, `new_tokens_per_second`: since the iteration before; these alone differ between equal runs.
 
@@ -35,17 +36,22 @@ def measure(setup: Setup, iteration: Iteration, before: float) -> dict[str, floa
     updates = iteration.step * setup.schedule.plan.updates
     rate = learning_rate(setup.config.optimizer, setup.schedule.updates)(updates - 1)
     tokens = int(collected.rollout.action_mask.sum())
-    return metrics | {
-        "reward_failures": float(len(collected.failures)),
-        "generations": float(collected.generations),
-        "offered_groups": float(collected.offered),
-        "short_groups": float(collected.short),
-        "learning_rate": float(rate),
-        "updates": float(updates),
-        "new_tokens": float(tokens),
-        "seconds": seconds,
-        "new_tokens_per_second": tokens / seconds,
-    }
+    tools = {"calls": float(collected.calls.mean()), **collected.counts} if setup.turns else {}
+    return (
+        metrics
+        | tools
+        | {
+            "reward_failures": float(len(collected.failures)),
+            "generations": float(collected.generations),
+            "offered_groups": float(collected.offered),
+            "short_groups": float(collected.short),
+            "learning_rate": float(rate),
+            "updates": float(updates),
+            "new_tokens": float(tokens),
+            "seconds": seconds,
+            "new_tokens_per_second": tokens / seconds,
+        }
+    )
 
 
 def broken(metrics: Mapping[str, float]) -> str | None:

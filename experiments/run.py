@@ -7,6 +7,7 @@ import time
 from pathlib import Path
 from typing import NamedTuple
 
+import jax
 from rich.console import Console
 
 from experiments import output as out
@@ -15,8 +16,9 @@ from experiments.evaluation import Evaluator, evaluate, make_evaluators
 from experiments.measures import broken, measure, score
 from experiments.progress import say, show_progress
 from experiments.report import write_report
-from experiments.setup import Setup, compiled_step, first_state, make_collector, stream
+from experiments.setup import Setup, compiled_step, first_state, make_collector, open_toolbox, stream
 from experiments.workdir import refusals
+from gpg_jax.environments.toolbox import Toolbox
 from gpg_jax.training.checkpoints import Checkpoints, open_checkpoints, restore, save, set_aside
 from gpg_jax.training.collect import judged_once
 from gpg_jax.training.loop import Iteration, iterations
@@ -50,6 +52,7 @@ class Run(NamedTuple):
     """What the parts of a run share; `accuracies` grows."""
 
     setup: Setup
+    toolbox: Toolbox | None
     output: out.Output
     checkpoints: Checkpoints
     evaluators: tuple[Evaluator, ...]
@@ -100,7 +103,10 @@ def finish_run(setup: Setup, workdir: Path, console: Console, checkpoints: Check
     with checkpoints, contextlib.ExitStack() as after:
         after.callback(out.close_output, start.output)
         evaluators = make_evaluators(_judging_once(setup)) if setup.task.held_out else ()
-        run = Run(setup, start.output, checkpoints, evaluators, console, start.accuracies)
+        toolbox = open_toolbox(setup, workdir / "tools" / str(jax.process_index()))
+        if toolbox is not None:
+            after.callback(toolbox.close)
+        run = Run(setup, toolbox, start.output, checkpoints, evaluators, console, start.accuracies)
         if not start.resumed:
             hold_out(run, 0, start.state.params)
         train(run, start)
@@ -115,7 +121,7 @@ def train(run: Run, start: Start) -> None:
     """The iterations that are left."""
     setup = run.setup
     coming = iterations(
-        make_collector(setup),
+        make_collector(setup, run.toolbox),
         compiled_step(setup),
         start.state,
         stream(setup.config, "rollout"),

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import NamedTuple
 
 import jax
@@ -17,16 +19,31 @@ from experiments.methods import make_method
 from experiments.optimizers import make_optimizer
 from experiments.schedule import Schedule, derive
 from experiments.tasks import Task, load_task
-from gpg_jax.data.tokenizers import Tokenizer, check_tokenizer_fits, vocabulary_bytes
+from experiments.tools import (
+    asking,
+    call_patterns,
+    make_toolbox,
+    make_tools,
+    make_turns,
+    make_uncertainty,
+    tally,
+)
+from gpg_jax.data.tokenizers import Tokenizer, vocabulary_bytes
 from gpg_jax.decoding.automaton import Automaton, compile_automaton
+from gpg_jax.decoding.branching import no_branching
+from gpg_jax.decoding.dialogue import Turns
+from gpg_jax.decoding.live import live_programs
+from gpg_jax.decoding.replicas import compile_dialogue
 from gpg_jax.decoding.sampling import Sampling
 from gpg_jax.decoding.sharded import compile_decode
+from gpg_jax.environments.toolbox import Toolbox
+from gpg_jax.environments.tools import Tool
 from gpg_jax.policies.architecture import Architecture
 from gpg_jax.policies.policy import Policy
 from gpg_jax.policies.pretrained import load_pretrained
 from gpg_jax.policies.transformer import transformer
 from gpg_jax.training.checkpoints import template
-from gpg_jax.training.collect import Collector, Decode
+from gpg_jax.training.collect import Collector, Decode, Write, decoded, spoken
 from gpg_jax.training.sharding import ROWS, parameter_specs, state_shardings
 from gpg_jax.training.state import TrainState, create_state
 from gpg_jax.training.step import Program, Step, compile_step, make_step
@@ -49,6 +66,8 @@ class Setup(NamedTuple):
       method: what is done with a rollout.
       optimizer: what is done with a gradient.
       automaton: what stops a response.
+      tools: what it may call.
+      turns: how it does so, None for rows that neither call nor fork.
       like: shapes and places of the state.
     """
 
@@ -61,6 +80,8 @@ class Setup(NamedTuple):
     method: Method
     optimizer: optax.GradientTransformation
     automaton: Automaton
+    tools: tuple[Tool, ...]
+    turns: Turns | None
     like: TrainState
 
 
@@ -70,10 +91,11 @@ def build(config: Experiment) -> Setup:
     Raises:
       ValueError: whatever is wrong, in a sentence.
     """
-    schedule, method = derive(config), _method(config)
+    schedule = derive(config)
     task = load_task(config)
     architecture, pretrained = _load_model(config.model, task.tokenizer)
-    check_tokenizer_fits(task.tokenizer, architecture.vocab_size)
+    token_bytes = vocabulary_bytes(task.tokenizer, architecture.vocab_size)
+    method = _method(config, token_bytes)
     top_k, tokens = config.sampling.top_k, architecture.vocab_size
     if top_k > tokens:
         raise ValueError(f"sampling.top_k is {top_k}, and the model has {tokens} tokens; 0 keeps all")
@@ -92,7 +114,9 @@ def build(config: Experiment) -> Setup:
         pretrained=pretrained,
         method=method,
         optimizer=optimizer,
-        automaton=_stops(config, task.tokenizer, policy.vocab_size),
+        automaton=_stops(config, task.tokenizer, token_bytes),
+        tools=make_tools(config.tools),
+        turns=make_turns(config, policy.vocab_size),
         like=like,
     )
 
@@ -148,18 +172,57 @@ def compiled_decode(setup: Setup, sampling: Sampling | None = None) -> Decode:
     )
 
 
-def make_collector(setup: Setup) -> Collector:
-    """What rollouts are collected with."""
+def writer(setup: Setup, toolbox: Toolbox | None, sampling: Sampling | None = None, rows: int = 0) -> Write:
+    """What responds: the decoding loop, or dialogues where there are tools.
+
+    Args:
+      setup: of the run.
+      toolbox: tools with their journal, where there are any.
+      sampling: as of `compiled_decode`.
+      rows: of a prompt where none is forked, 0 for the rollouts' own.
+    """
+    if setup.turns is None or toolbox is None:
+        return decoded(compiled_decode(setup, sampling))
+    config, mesh = setup.config, setup.schedule.mesh
+    programs = live_programs(
+        setup.policy,
+        new_slots=config.sampling.new_tokens,
+        sampling=config.sampling.distribution if sampling is None else sampling,
+        automaton=setup.automaton,
+        uncertainty=None if rows else make_uncertainty(config.branching),
+        patience=config.tools.patience,
+    )
+    turns = dataclasses.replace(setup.turns, branching=no_branching(rows)) if rows else setup.turns
+    specs = parameter_specs(setup.like.params, mesh)
+    return spoken(compile_dialogue(setup.policy, mesh, specs, programs, turns), asking(toolbox, config.tools))
+
+
+def open_toolbox(setup: Setup, journal: Path | None = None) -> Toolbox | None:
+    """The tools of a run, None where it has neither tools nor boundaries; see `experiments.tools`."""
+    if setup.turns is None:
+        return None
+    return make_toolbox(setup.config.tools, setup.tools, setup.task.tokenizer, journal)
+
+
+def make_collector(setup: Setup, toolbox: Toolbox | None = None) -> Collector:
+    """What rollouts are collected with.
+
+    Args:
+      setup: of the run.
+      toolbox: from `open_toolbox`.
+    """
     schedule = setup.schedule
     return Collector(
         draw=lambda: next(setup.task.batches),
         encode=setup.task.encode,
-        decode=compiled_decode(setup),
+        write=writer(setup, toolbox),
         judge=setup.task.judge,
         keep=setup.method.keep,
         prompt_slots=schedule.plan.layout.prompt_slots,
         group=schedule.plan.layout.shared,
         generations=schedule.generations if setup.method.resample else 1,
+        leaf_weight=setup.config.branching.leaf_weight,
+        tally=dict if toolbox is None else lambda: tally(toolbox),
     )
 
 
@@ -168,9 +231,10 @@ def count(params: Params) -> int:
     return sum(leaf.size for leaf in jax.tree.leaves(params))
 
 
-def _method(config: Experiment) -> Method:
+def _method(config: Experiment, token_bytes: Sequence[bytes]) -> Method:
     """The method, with what is only watched among its needs."""
-    method, output = make_method(config.method, config.sampling.new_tokens), config.output
+    method = make_method(config.method, config.sampling.new_tokens, token_bytes)
+    output = config.output
     watched = {name for name, wanted in (("entropy", output.entropy), ("reference", output.kl)) if wanted}
     return method._replace(needs=method.needs | watched)
 
@@ -189,8 +253,9 @@ def _load_model(config: ModelConfig, tokenizer: Tokenizer) -> tuple[Architecture
     ), None
 
 
-def _stops(config: Experiment, tokenizer: Tokenizer, vocab_size: int) -> Automaton:
-    return compile_automaton(config.sampling.stop, vocabulary_bytes(tokenizer, vocab_size), tokenizer.eos_ids)
+def _stops(config: Experiment, tokenizer: Tokenizer, token_bytes: Sequence[bytes]) -> Automaton:
+    patterns = call_patterns(config.tools) + config.sampling.stop
+    return compile_automaton(patterns, token_bytes, tokenizer.eos_ids)
 
 
 def _check_lengths(config: Experiment, architecture: Architecture) -> None:

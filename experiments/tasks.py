@@ -16,9 +16,12 @@ from gpg_jax.data.chat import ChatTemplate, chat_tokens, load_chat_template
 from gpg_jax.data.examples import Example
 from gpg_jax.data.loader import Loader, loader
 from gpg_jax.data.tokenizers import Tokenizer, character_tokenizer, load_tokenizer
+from gpg_jax.decoding.rollouts import Written
 from gpg_jax.environments.rewards import Judged, Reward, judge
+from gpg_jax.environments.trajectory import parse
 from gpg_jax.policies.pretrained import pretrained_folder
 from gpg_jax.policies.smollm2 import default_cache
+from gpg_jax.training.collect import Judge
 
 Splits = tuple[Sequence[Example], Sequence[Example]]
 """Training set and held-out set; the latter may be empty."""
@@ -37,14 +40,14 @@ class Task(NamedTuple):
       batches: the training set, P examples at a time, without end.
       held_out: examples that are never trained on.
       encode: example -> token ids of its prompt.
-      judge: B responses as token ids, their B examples -> verdicts.
+      judge: B responses, their B examples -> verdicts.
       tokenizer: of prompts and responses.
     """
 
     batches: Loader
     held_out: Sequence[Example]
     encode: Callable[[Example], list[int]]
-    judge: Callable[[Sequence[Sequence[int]], Sequence[Example]], Judged]
+    judge: Judge
     tokenizer: Tokenizer
 
 
@@ -73,17 +76,17 @@ def load_task(config: Experiment) -> Task:
     )
 
 
-def judge_of(
-    task: TaskConfig, tokenizer: Tokenizer
-) -> Callable[[Sequence[Sequence[int]], Sequence[Example]], Judged]:
-    """Responses as token ids, their examples -> verdicts."""
+def judge_of(task: TaskConfig, tokenizer: Tokenizer) -> Judge:
+    """Responses, their examples -> verdicts on what the policy itself wrote."""
     verifier = FUNCTIONS[task.verifier]
     terms = [Reward(name, FUNCTIONS[name], weight) for name, weight in task.rewards.items()]
 
-    def judge_ids(responses: Sequence[Sequence[int]], examples: Sequence[Example]) -> Judged:
-        return judge(verifier, [tokenizer.decode(ids) for ids in responses], examples, terms)
+    def judge_rows(said: Written, examples: Sequence[Example]) -> Judged:
+        rows = zip(said.tokens, said.acted, said.length, strict=True)
+        texts = [parse(ids[:length], acted[:length], tokenizer.decode) for ids, acted, length in rows]
+        return judge(verifier, texts, examples, terms)
 
-    return judge_ids
+    return judge_rows
 
 
 def _reversal(task: TaskConfig) -> Splits:

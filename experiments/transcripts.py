@@ -8,9 +8,9 @@ from typing import Any
 from experiments.setup import Setup
 from gpg_jax.data.examples import Example
 from gpg_jax.training.collect import Collected
-from gpg_jax.types import STOP_EOS, STOP_LENGTH
+from gpg_jax.types import STOP_EOS, STOP_LENGTH, STOP_TOOL_LIMIT
 
-STOPS = {STOP_EOS: "end", STOP_LENGTH: "length"}
+STOPS = {STOP_EOS: "end", STOP_LENGTH: "length", STOP_TOOL_LIMIT: "tool limit"}
 
 
 def transcript(

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -28,6 +29,7 @@ class Tokenizer(NamedTuple):
       eos_ids: ids that end a row.
       pad_id: id for padding; it is masked wherever it stands.
       special_tokens: role -> text ("bos_token", "eos_token", …), what chat templates may ask for.
+      alphabet: the characters that it can write, None for all.
     """
 
     encode: Callable[[str], list[int]]
@@ -39,6 +41,7 @@ class Tokenizer(NamedTuple):
     eos_ids: tuple[int, ...]
     pad_id: int
     special_tokens: dict[str, str]
+    alphabet: frozenset[str] | None = None
 
 
 def _read_json(path: Path) -> dict[str, Any]:
@@ -167,44 +170,53 @@ def vocabulary_bytes(tokenizer: Tokenizer, vocab_size: int) -> tuple[bytes, ...]
     return tokenizer.token_bytes + (b"",) * (vocab_size - tokenizer.vocab_size)
 
 
-def character_tokenizer(alphabet: str) -> Tokenizer:
-    """A tokenizer of single characters, for models that start from nothing.
+def character_tokenizer(alphabet: str, pieces: Sequence[str] = ()) -> Tokenizer:
+    """A tokenizer of single characters, and of whole pieces, for models that start from nothing.
 
-    Id 0 is padding, 1 ends a row, and the characters follow in the order given.
+    Id 0 is padding, 1 ends a row, and the characters follow in the order given, then the pieces. Where a
+    piece stands in a text it is taken, of several the longest.
 
     Args:
       alphabet: the characters.
+      pieces: texts of several characters that are one token, as tags are.
 
     Returns:
-      A `Tokenizer` of `len(alphabet) + 2` ids.
+      A `Tokenizer` of `len(alphabet) + len(pieces) + 2` ids.
 
     Raises:
-      ValueError: an empty alphabet or a character that is given twice; later, when a text has a
-        character that the alphabet lacks.
+      ValueError: an empty alphabet, a character or piece that is given twice, or a piece of one character;
+        later, when a text has a character that neither alphabet nor pieces have.
     """
     if not alphabet:
         raise ValueError("alphabet is empty; give the characters of the task")
     if twice := sorted({character for character in alphabet if alphabet.count(character) > 1}):
         raise ValueError(f"alphabet has {', '.join(map(repr, twice))} more than once")
+    if len(set(pieces)) < len(pieces) or any(len(piece) < 2 for piece in pieces):
+        raise ValueError(f"pieces must be different texts of two characters or more, got {tuple(pieces)}")
     names = {"pad_token": "<pad>", "eos_token": "<eos>"}
-    pieces = [*names.values(), *alphabet]
-    ids = {character: number for number, character in enumerate(alphabet, start=len(names))}
+    texts = [*names.values(), *alphabet, *pieces]
+    ids = {text: number for number, text in enumerate(texts) if number >= len(names)}
+    longest_first = sorted(ids, key=len, reverse=True)
+    split = re.compile("|".join(map(re.escape, longest_first)), re.DOTALL)
 
     def encode(text: str) -> list[int]:
-        if foreign := sorted(set(text) - ids.keys()):
+        found = split.findall(text)
+        if len("".join(found)) < len(text):
+            foreign = sorted(set(split.sub("", text)))
             raise ValueError(
                 f"{text!r} has {', '.join(map(repr, foreign))}, which the alphabet {alphabet!r} lacks"
             )
-        return [ids[character] for character in text]
+        return [ids[piece] for piece in found]
 
     return Tokenizer(
         encode=encode,
         encode_prompt=encode,
-        decode=lambda tokens: "".join(pieces[token] for token in tokens if token >= len(names)),
-        decode_all=lambda tokens: "".join(pieces[token] for token in tokens),
-        token_bytes=(b"",) * len(names) + tuple(character.encode() for character in alphabet),
-        vocab_size=len(pieces),
+        decode=lambda tokens: "".join(texts[token] for token in tokens if token >= len(names)),
+        decode_all=lambda tokens: "".join(texts[token] for token in tokens),
+        token_bytes=(b"",) * len(names) + tuple(text.encode() for text in ids),
+        vocab_size=len(texts),
         eos_ids=(1,),
         pad_id=0,
         special_tokens=names,
+        alphabet=frozenset(alphabet).union(*pieces),
     )

@@ -10,7 +10,7 @@ from gpg_jax.data.examples import Example
 from gpg_jax.decoding.loop import Responses
 from gpg_jax.environments.rewards import judge
 from gpg_jax.estimators.filters import every_row, mixed_outcomes
-from gpg_jax.training.collect import Collector, ask, batch_key, collect
+from gpg_jax.training.collect import Collector, ask, batch_key, collect, decoded
 
 PROMPTS, GROUP, SLOTS, NEW = 4, 3, 5, 2
 KEY = jax.random.key(0)
@@ -47,8 +47,8 @@ def collector(numbers, keep=every_row, generations=1) -> Collector:
     return Collector(
         draw=draw,
         encode=lambda example: [int(example.prompt), 1],
-        decode=decode,
-        judge=lambda ids, examples: judge(verify, [str(row[0]) for row in ids], examples),
+        write=decoded(decode),
+        judge=lambda said, examples: judge(verify, [str(row[0]) for row in said.tokens], examples),
         keep=keep,
         prompt_slots=SLOTS,
         group=GROUP,

@@ -10,7 +10,7 @@ from gpg_jax.data.examples import Example
 from gpg_jax.decoding.loop import Responses
 from gpg_jax.environments.rewards import judge
 from gpg_jax.estimators.filters import every_row, mixed_outcomes
-from gpg_jax.training.collect import Collector, batch_key
+from gpg_jax.training.collect import Collector, batch_key, decoded
 from gpg_jax.training.loop import iterations
 
 PROMPTS, GROUP, UPDATES = 2, 2, 3
@@ -42,11 +42,11 @@ def run(numbers: range, keep=every_row, generations=1, outcomes=lambda batch: Tr
             steps=np.ones(1, np.int32),
         )
 
-    def verdict(ids, examples):
-        batch = ids[0][0]
+    def verdict(said, examples):
+        batch, rows = int(said.tokens[0, 0]), len(said.length)
         log.append(("judge", batch))
-        row = iter(range(len(ids)))
-        return judge(lambda *_: float(next(row) % GROUP and outcomes(batch)), [""] * len(ids), examples)
+        row = iter(range(rows))
+        return judge(lambda *_: float(next(row) % GROUP and outcomes(batch)), [""] * rows, examples)
 
     def step(state, rollout):
         log.append(("step", state.params, rollout.version.tolist()[0]))
@@ -59,7 +59,7 @@ def run(numbers: range, keep=every_row, generations=1, outcomes=lambda batch: Tr
     collector = Collector(
         draw=draw,
         encode=lambda example: [int(example.prompt)],
-        decode=decode,
+        write=decoded(decode),
         judge=verdict,
         keep=keep,
         prompt_slots=1,
@@ -97,8 +97,8 @@ def test_batches_of_dynamic_sampling_lie_before_the_cursor_and_have_keys_of_thei
         (2, 2, 0),
         (4, 2, 0),
     ]
-    decoded = [entry[1:] for entry in log if entry[0] == "decode"]
-    assert decoded == [(0, key(1)), (0, key(1, 1)), (1, key(2)), (1, key(2, 1))]
+    asked = [entry[1:] for entry in log if entry[0] == "decode"]
+    assert asked == [(0, key(1)), (0, key(1, 1)), (1, key(2)), (1, key(2, 1))]
 
 
 def test_a_run_that_goes_on_asks_what_the_whole_one_would_have():

@@ -70,7 +70,7 @@ def test_a_restored_run_goes_on_bit_for_bit(method, tmp_path):
 
     def go(setup, state, numbers, checkpoints=None):
         """Metrics and rollouts of some iterations, the last state, and the cursor behind it."""
-        collector = make_collector(setup)._replace(decode=decode)
+        collector = make_collector(setup)._replace(write=write)
         seen = []
         for found in run(collector, state=state, numbers=numbers, cursor=setup.task.batches.get_state):
             seen.append((bits(found.metrics), bits(found.collected.rollout), found.cursor))
@@ -79,7 +79,7 @@ def test_a_restored_run_goes_on_bit_for_bit(method, tmp_path):
             last = bits(found.state)
         return seen, last
 
-    decode = make_collector(setup).decode
+    write = make_collector(setup).write
     with open_checkpoints(tmp_path) as checkpoints:
         whole, end = go(setup, first_state(setup), range(1, 2 * HALF + 1), checkpoints)
     again = setup._replace(task=build(config).task)
