@@ -243,7 +243,9 @@ def test_the_loop_never_copies_the_stacked_cache():
     stacked = f"= f32[{shape.layers},{ROWS},{shape.kv_heads},{slots},{shape.head_dim}]"
     inside = [line for line in hlo.loop_lines(compiled.as_text()) if stacked in line]
     assert len(hlo.operations(inside, "dynamic-update-slice")) == 2, "keys and values, once each"
-    assert not hlo.operations(inside, "copy|concatenate|fusion|scatter"), inside
+    # Some compilers call the update alone a fusion; it is as much in place.
+    others = [line for line in inside if "wrapped_dynamic-update-slice" not in line]
+    assert not hlo.operations(others, "copy|concatenate|fusion|scatter"), inside
 
 
 def test_bad_requests_are_refused():
