@@ -76,11 +76,13 @@ class TaskConfig:
       rewards: such keys -> weights; the outcome itself for none.
       seed: of the split into training and held-out examples.
       alphabet: characters that a model from scratch reads and writes.
+      pieces: texts that are one token of such a model, as tags are.
       train, held_out: of the task "files": `.jsonl` (`question`, `answer`) or `.parquet` (verl's layout).
       folder: of the task "gsm8k": has `train.jsonl` and `test.jsonl`; None downloads them.
       cache: where prepared data are kept; None for the user's cache.
       puzzle, settings: of the task "puzzle": a name of reasoning-gym, and what it is made with.
-      examples, held_out_examples: puzzles that are made.
+      examples, held_out_examples: puzzles or calculations that are made.
+      hops: of the task "hops": facts that a question asks for, one after the other.
     """
 
     name: str = "reversal"
@@ -93,6 +95,7 @@ class TaskConfig:
     rewards: dict[str, float] = dataclasses.field(default_factory=dict)
     seed: int = 0
     alphabet: str = reversal.ALPHABET
+    pieces: tuple[str, ...] = ()
     train: str | None = None
     held_out: str | None = None
     folder: str | None = None
@@ -101,9 +104,10 @@ class TaskConfig:
     settings: dict[str, Any] = dataclasses.field(default_factory=dict)
     examples: int = 1000
     held_out_examples: int = 100
+    hops: int = 2
 
     def __post_init__(self) -> None:
-        for key in ("prompt_tokens", "examples"):
+        for key in ("prompt_tokens", "examples", "hops"):
             _at_least(f"task.{key}", getattr(self, key), 1)
         for name in (self.verifier, *self.rewards):
             if name not in FUNCTIONS:
@@ -218,6 +222,23 @@ class ScheduleConfig:
     def __post_init__(self) -> None:
         for field in dataclasses.fields(self):
             _at_least(f"schedule.{field.name}", getattr(self, field.name), 1)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ColdStartConfig:
+    """Supervised fine-tuning on the task's demonstrations before the method begins.
+
+    Attributes:
+      steps: iterations, an update each; 0 for none.
+      batches: of schedule.prompts demonstrations each, in an iteration.
+    """
+
+    steps: int = 0
+    batches: int = 1
+
+    def __post_init__(self) -> None:
+        _at_least("cold_start.steps", self.steps, 0)
+        _at_least("cold_start.batches", self.batches, 1)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -391,6 +412,7 @@ class Experiment:
     method: MethodConfig = dataclasses.field(default_factory=MethodConfig)
     optimizer: OptimizerConfig = OptimizerConfig()
     schedule: ScheduleConfig = ScheduleConfig()
+    cold_start: ColdStartConfig = ColdStartConfig()
     evaluation: EvaluationConfig = EvaluationConfig()
     checkpoint: CheckpointConfig = CheckpointConfig()
     output: OutputConfig = OutputConfig()

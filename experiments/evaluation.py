@@ -98,7 +98,9 @@ def _ask(
     uid = np.arange(start * samples, (start + size) * samples, dtype=np.int32)
     key = stream(setup.config, "evaluation")
     owners = [example for example in examples for _ in range(samples)]
-    said = jax.tree.map(lambda leaf: leaf[: len(owners)], evaluator.write(params, *prompts, uid, key)())
+    said = jax.tree.map(
+        lambda leaf: leaf[: len(owners)], evaluator.write(params, filled, prompts, uid, key)()
+    )
     judged = setup.task.judge(said, owners)
     rows = [
         transcript(setup, example, own, stop=stop, outcome=outcome, reward=reward)

@@ -3,8 +3,14 @@
 from __future__ import annotations
 
 from gpg_jax.data.reversal import places_right
+from gpg_jax.environments.arpo_reward import arpo_f1, arpo_reward
 from gpg_jax.environments.rewards import RewardFunction
 from gpg_jax.environments.verifiers import VERIFIERS, puzzle_match
 
-FUNCTIONS: dict[str, RewardFunction] = VERIFIERS | {"places_right": places_right, "puzzle": puzzle_match()}
+FUNCTIONS: dict[str, RewardFunction] = VERIFIERS | {
+    "places_right": places_right,
+    "puzzle": puzzle_match(),
+    "arpo": arpo_reward,
+    "arpo_f1": arpo_f1,
+}
 """Name -> function of a response and its example."""

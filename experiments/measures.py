@@ -33,7 +33,7 @@ def measure(setup: Setup, iteration: Iteration, before: float) -> dict[str, floa
     metrics = {name: float(value) for name, value in sorted(jax.device_get(iteration.metrics).items())}
     seconds = time.perf_counter() - before  # once the metrics are here, the step is done
     collected = iteration.collected
-    updates = iteration.step * setup.schedule.plan.updates
+    updates = setup.schedule.updates_through(iteration.step)
     rate = learning_rate(setup.config.optimizer, setup.schedule.updates)(updates - 1)
     tokens = int(collected.rollout.action_mask.sum())
     tools = {"calls": float(collected.calls.mean()), **collected.counts} if setup.turns else {}

@@ -16,7 +16,7 @@ from experiments.evaluation import Evaluator, evaluate, make_evaluators
 from experiments.measures import broken, measure, score
 from experiments.progress import say, show_progress
 from experiments.report import write_report
-from experiments.setup import Setup, compiled_step, first_state, make_collector, open_toolbox, stream
+from experiments.setup import Setup, first_state, make_phases, open_toolbox, stream
 from experiments.workdir import refusals
 from gpg_jax.environments.toolbox import Toolbox
 from gpg_jax.training.checkpoints import Checkpoints, open_checkpoints, restore, save, set_aside
@@ -121,12 +121,10 @@ def train(run: Run, start: Start) -> None:
     """The iterations that are left."""
     setup = run.setup
     coming = iterations(
-        make_collector(setup, run.toolbox),
-        compiled_step(setup),
+        make_phases(setup, run.toolbox),
         start.state,
         stream(setup.config, "rollout"),
         range(start.step + 1, setup.schedule.steps + 1),
-        setup.schedule.plan.updates,
         setup.task.batches.get_state,
     )
     with show_progress(run.console, setup.schedule.steps, start.step) as advance:

@@ -28,6 +28,9 @@ from experiments.tools import (
     make_uncertainty,
     tally,
 )
+from gpg_jax.algorithms.supervised import supervised
+from gpg_jax.data.demonstrations import demonstration_tokens
+from gpg_jax.data.examples import Example
 from gpg_jax.data.tokenizers import Tokenizer, vocabulary_bytes
 from gpg_jax.decoding.automaton import Automaton, compile_automaton
 from gpg_jax.decoding.branching import no_branching
@@ -38,12 +41,15 @@ from gpg_jax.decoding.sampling import Sampling
 from gpg_jax.decoding.sharded import compile_decode
 from gpg_jax.environments.toolbox import Toolbox
 from gpg_jax.environments.tools import Tool
+from gpg_jax.estimators.filters import every_row
 from gpg_jax.policies.architecture import Architecture
 from gpg_jax.policies.policy import Policy
 from gpg_jax.policies.pretrained import load_pretrained
 from gpg_jax.policies.transformer import transformer
 from gpg_jax.training.checkpoints import template
-from gpg_jax.training.collect import Collector, Decode, Write, decoded, spoken
+from gpg_jax.training.collect import Collector, Decode, Write, decoded, demonstrated, spoken
+from gpg_jax.training.loop import Phase
+from gpg_jax.training.plan import Plan
 from gpg_jax.training.sharding import ROWS, parameter_specs, state_shardings
 from gpg_jax.training.state import TrainState, create_state
 from gpg_jax.training.step import Program, Step, compile_step, make_step
@@ -93,6 +99,10 @@ def build(config: Experiment) -> Setup:
     """
     schedule = derive(config)
     task = load_task(config)
+    if schedule.cold_steps and task.demonstrate is None:
+        raise ValueError(
+            f"cold_start.steps is {schedule.cold_steps}, and task {config.task.name!r} has no demonstrations"
+        )
     architecture, pretrained = _load_model(config.model, task.tokenizer)
     token_bytes = vocabulary_bytes(task.tokenizer, architecture.vocab_size)
     method = _method(config, token_bytes)
@@ -115,7 +125,7 @@ def build(config: Experiment) -> Setup:
         method=method,
         optimizer=optimizer,
         automaton=_stops(config, task.tokenizer, token_bytes),
-        tools=make_tools(config.tools),
+        tools=make_tools(config),
         turns=make_turns(config, policy.vocab_size),
         like=like,
     )
@@ -147,13 +157,73 @@ def _placed(array: np.ndarray, place: NamedSharding) -> jax.Array:
     return jax.make_array_from_callback(array.shape, place, lambda index: array[index])
 
 
-def compiled_step(setup: Setup) -> Step:
-    """The training step on the mesh."""
+def make_phases(setup: Setup, toolbox: Toolbox | None = None) -> tuple[Phase, ...]:
+    """The cold start, where there is one, and the method's own iterations.
+
+    Args:
+      setup: of the run.
+      toolbox: from `open_toolbox`.
+    """
+    schedule = setup.schedule
+
+    def version(number: int) -> int:
+        return schedule.updates_through(number - 1)
+
+    cold, own = range(1, schedule.cold_steps + 1), range(schedule.cold_steps + 1, schedule.steps + 1)
+    main = Phase(own, make_collector(setup, toolbox), compiled_step(setup), version)
+    if schedule.cold_plan is None:
+        return (main,)
+    method = supervised(state=setup.method.state)
+    method = method._replace(needs=method.needs | ({"entropy"} & setup.method.needs))
+    step = compiled_step(setup, method, schedule.cold_plan)
+    return (
+        Phase(cold, _demonstrations(setup, schedule.cold_plan), step, version),
+        main._replace(begin=_take_reference),
+    )
+
+
+def _demonstrations(setup: Setup, plan: Plan) -> Collector:
+    """What a cold start is collected with: the task's demonstrations in the place of responses."""
+    task, demonstrate = setup.task, setup.task.demonstrate
+    assert demonstrate is not None  # `build` has seen to it
+
+    def turns(example: Example) -> tuple[list[int], list[bool]]:
+        return demonstration_tokens(demonstrate(example), task.tokenizer.encode, task.tokenizer.eos_ids[0])
+
+    return Collector(
+        draw=lambda: [
+            example for _ in range(setup.config.cold_start.batches) for example in next(task.batches)
+        ],
+        encode=task.encode,
+        write=demonstrated(turns, plan.layout.new_slots),
+        judge=task.judge,
+        keep=every_row,
+        prompt_slots=plan.layout.prompt_slots,
+        group=1,
+    )
+
+
+@functools.partial(jax.jit, donate_argnums=0)
+def _take_reference(state: TrainState) -> TrainState:
+    """The policy that the cold start has made is the reference of what follows."""
+    if state.reference is None:
+        return state
+    return dataclasses.replace(state, reference=jax.tree.map(jnp.copy, state.params))
+
+
+def compiled_step(setup: Setup, method: Method | None = None, plan: Plan | None = None) -> Step:
+    """The training step on the mesh.
+
+    Args:
+      setup: of the run.
+      method: another one than the run's, with a state of the same form.
+      plan: another one than the run's.
+    """
     program = Program(
         policy=setup.policy,
-        method=setup.method,
+        method=setup.method if method is None else method,
         optimizer=setup.optimizer,
-        plan=setup.schedule.plan,
+        plan=setup.schedule.plan if plan is None else plan,
         constrain=_rows_on(setup.schedule.mesh),
     )
     return compile_step(make_step(program), jax.tree.map(lambda leaf: leaf.sharding, setup.like))

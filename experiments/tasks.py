@@ -11,8 +11,9 @@ from typing import NamedTuple
 from experiments.config import Experiment, TaskConfig
 from experiments.functions import FUNCTIONS
 from experiments.methods import nearest
-from gpg_jax.data import arithmetic, files, gsm8k, puzzles, reversal
+from gpg_jax.data import arithmetic, calculation, files, gsm8k, hops, puzzles, reversal
 from gpg_jax.data.chat import ChatTemplate, chat_tokens, load_chat_template
+from gpg_jax.data.demonstrations import Turn
 from gpg_jax.data.examples import Example
 from gpg_jax.data.loader import Loader, loader
 from gpg_jax.data.tokenizers import Tokenizer, character_tokenizer, load_tokenizer
@@ -29,8 +30,8 @@ Splits = tuple[Sequence[Example], Sequence[Example]]
 _SLOW = {"math": 100}
 """Functions that are tried on the first so many gold answers alone."""
 
-_GOLD_FORMS = ("{}", "#### {}")
-"""How a gold answer is offered to its own verifier: some read nothing but what is behind `####`."""
+_GOLD_FORMS = ("{}", "#### {}", "<answer>{}</answer>", "<answer>\\boxed{{{}}}</answer>")
+"""How a gold answer is offered to its own verifier: some read nothing but what is behind a mark."""
 
 
 class Task(NamedTuple):
@@ -42,6 +43,7 @@ class Task(NamedTuple):
       encode: example -> token ids of its prompt.
       judge: B responses, their B examples -> verdicts.
       tokenizer: of prompts and responses.
+      demonstrate: example -> what a skilled policy writes and is answered; None where nobody knows.
     """
 
     batches: Loader
@@ -49,6 +51,7 @@ class Task(NamedTuple):
     encode: Callable[[Example], list[int]]
     judge: Judge
     tokenizer: Tokenizer
+    demonstrate: Callable[[Example], Sequence[Turn]] | None
 
 
 def load_task(config: Experiment) -> Task:
@@ -61,7 +64,7 @@ def load_task(config: Experiment) -> Task:
     if task.name not in TASKS:
         raise ValueError(f"task.name is {task.name!r}; {nearest(task.name, TASKS)}")
     folder = None if name is None else pretrained_folder(name, config.model.revision)
-    tokenizer = character_tokenizer(task.alphabet) if folder is None else load_tokenizer(folder)
+    tokenizer = character_tokenizer(task.alphabet, task.pieces) if folder is None else load_tokenizer(folder)
     encode = _encoder(task, tokenizer, folder)
     train, held_out = (_fitting(part, encode, task) for part in TASKS[task.name](task))
     for part in (train, held_out):
@@ -73,6 +76,7 @@ def load_task(config: Experiment) -> Task:
         encode=encode,
         judge=judge_of(task, tokenizer),
         tokenizer=tokenizer,
+        demonstrate=DEMONSTRATIONS[task.name](task) if task.name in DEMONSTRATIONS else None,
     )
 
 
@@ -105,6 +109,17 @@ def _gsm8k(task: TaskConfig) -> Splits:
     return train, test
 
 
+def _calculation(task: TaskConfig) -> Splits:
+    """Different expressions; the last ones are held out."""
+    drawn = calculation.calculations(task.examples + task.held_out_examples, task.seed)
+    return drawn[: task.examples], drawn[task.examples :]
+
+
+def _hops(task: TaskConfig) -> Splits:
+    made = hops.world(seed=task.seed)
+    return hops.questions(made, "train", task.hops), hops.questions(made, "held_out", task.hops)
+
+
 def _puzzle(task: TaskConfig) -> Splits:
     """One stream of puzzles; held out are the last ones that do not occur among the first."""
     whole = puzzles.puzzles(
@@ -129,9 +144,18 @@ TASKS: dict[str, Callable[[TaskConfig], Splits]] = {
     "multiplication": _multiplication,
     "gsm8k": _gsm8k,
     "puzzle": _puzzle,
+    "calculation": _calculation,
+    "hops": _hops,
     "files": _files,
 }
 """Tasks by name."""
+
+
+DEMONSTRATIONS: dict[str, Callable[[TaskConfig], Callable[[Example], Sequence[Turn]]]] = {
+    "calculation": lambda task: calculation.demonstration,
+    "hops": lambda task: functools.partial(hops.demonstration, made=hops.world(seed=task.seed)),
+}
+"""Tasks whose skilled policy is known -> what it writes."""
 
 
 def _read_file(path: str, drop_unanswered: bool) -> list[Example]:

@@ -15,6 +15,7 @@ from pathlib import Path
 
 from experiments.config import BranchingConfig, Experiment, ToolsConfig
 from experiments.methods import nearest
+from gpg_jax.data import hops
 from gpg_jax.data.tokenizers import Tokenizer
 from gpg_jax.decoding import branching, uncertainty
 from gpg_jax.decoding.dialogue import Call, Turns
@@ -26,41 +27,49 @@ from gpg_jax.environments.tools import Tool
 from gpg_jax.policies.smollm2 import default_cache
 
 
-def _python(config: ToolsConfig) -> Tool:
+def _python(experiment: Experiment) -> Tool:
+    config = experiment.tools
     return python_tool(seconds=config.python_seconds, memory_bytes=config.python_memory * 2**20)
 
 
-def _search(config: ToolsConfig) -> Tool:
+def _search(experiment: Experiment) -> Tool:
+    config, task = experiment.tools, experiment.task
+    cache = Path(task.cache or default_cache()) / "search"
+    if config.corpus is None and task.name == "hops":
+        folder = Path(config.index) if config.index else cache / f"hops-{task.seed}"
+        index = build_index(hops.documents(hops.world(seed=task.seed)), folder)
+        return search_tool(index, results=config.results, characters=config.characters)
     if config.corpus is None:
         raise ValueError(
             "the tool 'search' needs documents: give tools.corpus, a .jsonl file with a `text` in every "
             "line, or a .json search cache"
         )
     path = Path(config.corpus)
-    index = Path(config.index) if config.index else Path(default_cache()) / "search" / path.stem
+    index = Path(config.index) if config.index else cache / path.stem
     return search_tool(
         build_index(_documents(path), index), results=config.results, characters=config.characters
     )
 
 
-TOOLS: dict[str, Callable[[ToolsConfig], Tool]] = {
-    "calculator": lambda config: calculator(),
+TOOLS: dict[str, Callable[[Experiment], Tool]] = {
+    "calculator": lambda experiment: calculator(),
     "python": _python,
     "search": _search,
 }
 """Tools by name."""
 
 
-def make_tools(config: ToolsConfig) -> tuple[Tool, ...]:
+def make_tools(experiment: Experiment) -> tuple[Tool, ...]:
     """The tools of a run, ready.
 
     Raises:
       ValueError: a name that there is not, or a tool that does not work here.
     """
+    config = experiment.tools
     for name in config.names:
         if name not in TOOLS:
             raise ValueError(f"tools.names has {name!r}; {nearest(name, TOOLS)}")
-    return tuple(TOOLS[name](config)._replace(name=name, retries=config.retries) for name in config.names)
+    return tuple(TOOLS[name](experiment)._replace(name=name, retries=config.retries) for name in config.names)
 
 
 def make_toolbox(
@@ -154,10 +163,11 @@ def tally(toolbox: Toolbox) -> dict[str, float]:
 
 
 def _written(text: str, tokenizer: Tokenizer) -> str:
-    """The text with `?` for what a tokenizer of few characters cannot write; others write everything."""
+    """The text with `?`, or nothing, for what a tokenizer of few characters cannot write."""
     if tokenizer.alphabet is None:
         return text
-    return "".join(character if character in tokenizer.alphabet else "?" for character in text)
+    other = "?" if "?" in tokenizer.alphabet else ""
+    return "".join(character if character in tokenizer.alphabet else other for character in text)
 
 
 @functools.lru_cache(maxsize=4)

@@ -18,6 +18,7 @@ import jax
 import numpy as np
 from jax.experimental import multihost_utils
 
+from gpg_jax.data.demonstrations import lay_out
 from gpg_jax.data.examples import Example
 from gpg_jax.decoding.branching import LeafWeight
 from gpg_jax.decoding.dialogue import Call
@@ -29,8 +30,8 @@ from gpg_jax.training.processes import from_first
 from gpg_jax.types import Array, Params, Rollout
 
 Decode = Callable[[Params, Array, Array, Array, Array], Responses]
-Write = Callable[[Params, Array, Array, Array, Array], Callable[[], Written]]
-"""Parameters, prompts, prompt lengths, uids, key -> what waits for the responses; it may decode meanwhile."""
+Write = Callable[[Params, Sequence[Example], Prompts, Array, Array], Callable[[], Written]]
+"""Parameters, P examples, their prompts, B uids, key -> what waits for the responses, decoding meanwhile."""
 Judge = Callable[[Written, Sequence[Example]], Judged]
 
 
@@ -108,7 +109,7 @@ def ask(collector: Collector, params: Params, key: Array) -> Asked:
     examples = collector.draw()
     prompts = pad_prompts([collector.encode(example) for example in examples], collector.prompt_slots)
     uid = np.arange(len(examples) * collector.group, dtype=np.int32)
-    return Asked(examples, prompts, collector.write(params, *prompts, uid, key))
+    return Asked(examples, prompts, collector.write(params, examples, prompts, uid, key))
 
 
 def collect(
@@ -144,9 +145,29 @@ def decoded(decode: Decode) -> Write:
       decode: see `decoding.sharded.compile_decode`.
     """
 
-    def write(*arguments: Any) -> Callable[[], Written]:
-        responses = decode(*arguments)
+    def write(
+        params: Params, examples: Sequence[Example], prompts: Prompts, uid: Array, key: Array
+    ) -> Callable[[], Written]:
+        del examples
+        responses = decode(params, *prompts, uid, key)
         return lambda: written(Responses(*fetch(responses)))
+
+    return write
+
+
+def demonstrated(demonstrate: Callable[[Example], tuple[list[int], list[bool]]], slots: int) -> Write:
+    """Demonstrations in the place of responses, one a prompt: for supervised fine-tuning.
+
+    Args:
+      demonstrate: example -> tokens and which of them the policy chose, `data.demonstrations`.
+      slots: N, the budget of a response.
+    """
+
+    def write(
+        params: Params, examples: Sequence[Example], prompts: Prompts, uid: Array, key: Array
+    ) -> Callable[[], Written]:
+        del params, prompts, uid, key
+        return lambda: Written(**lay_out([demonstrate(example) for example in examples], slots))
 
     return write
 
@@ -204,9 +225,12 @@ def spoken(converse: Converse, ask: Callable[[str, Call], Future[list[int] | Non
       ask: name of the rollout, call -> its answer; the name is the rollout's key, the same after a kill.
     """
 
-    def write(params: Params, prompts: Array, length: Array, uid: Array, key: Array) -> Callable[[], Written]:
+    def write(
+        params: Params, examples: Sequence[Example], prompts: Prompts, uid: Array, key: Array
+    ) -> Callable[[], Written]:
+        del examples
         name = np.asarray(jax.random.key_data(key)).tobytes().hex()
-        return lambda: converse(params, prompts, length, uid, key, functools.partial(ask, name))
+        return lambda: converse(params, *prompts, uid, key, functools.partial(ask, name))
 
     return write
 

@@ -11,7 +11,7 @@ from gpg_jax.decoding.loop import Responses
 from gpg_jax.environments.rewards import judge
 from gpg_jax.estimators.filters import every_row, mixed_outcomes
 from gpg_jax.training.collect import Collector, batch_key, decoded
-from gpg_jax.training.loop import iterations
+from gpg_jax.training.loop import Phase, iterations
 
 PROMPTS, GROUP, UPDATES = 2, 2, 3
 KEY = jax.random.key(5)
@@ -67,7 +67,8 @@ def run(numbers: range, keep=every_row, generations=1, outcomes=lambda batch: Tr
         generations=generations,
     )
     state = SimpleNamespace(params=numbers.start - 1)
-    return iterations(collector, step, state, KEY, numbers, UPDATES, cursor), log
+    phase = Phase(range(1, 100), collector, step, lambda number: (number - 1) * UPDATES)
+    return iterations([phase], state, KEY, numbers, cursor), log
 
 
 def key(number: int, batch: int = 0) -> tuple[int, ...]:

@@ -1,0 +1,59 @@
+"""A tiny model from scratch learns to search twice: `bob boss town?`, in a world made up for it.
+
+    python -m experiments.train --config=configs/arpo_search.py --workdir=runs/search
+
+The town of bob's boss stands in no document: one says who the boss is, another where that one lives. The people
+of the held-out questions are never asked about in training.
+"""
+
+from __future__ import annotations
+
+import string
+
+from ml_collections import ConfigDict
+
+from experiments.config import default_config
+from gpg_jax.data.hops import RELATIONS
+
+TAGS = ("search", "answer")
+
+
+def get_config() -> ConfigDict:
+    """Two cores, some minutes."""
+    config = default_config()
+    config.model.layers = 3
+    config.model.width, config.model.mlp_width = 96, 192
+    config.task.name = "hops"
+    config.task.verifier = "answer_tag"
+    config.task.prompt_tokens = 8
+    config.task.alphabet = string.ascii_lowercase + " ?"
+    config.task.pieces = (
+        *(f"<{tag}>" for tag in TAGS),
+        *(f"</{tag}>" for tag in TAGS),
+        *RELATIONS,
+        " <result>\n",
+        "\n</result>",
+        "Page 1: ",
+    )
+    config.sampling.new_tokens = 56
+    config.tools.names = ("search",)
+    config.tools.results = 1
+    config.tools.calls = 3
+    config.tools.answer_tokens = 24
+    config.branching.mode = "arpo_paper"
+    config.branching.roots = 4
+    config.branching.tokens = 1
+    config.branching.leaf_weight = "tree"
+    config.method.name = "gpg"
+    config.method.markers = TAGS
+    config.method.aggregation = "token_mean"
+    config.method.entropy_coefficient = 0.01
+    config.optimizer.learning_rate = 1e-3
+    config.optimizer.decay = "cosine"
+    config.cold_start.steps = 150
+    config.schedule.steps = 200
+    config.schedule.prompts = 16
+    config.schedule.group = 8
+    config.checkpoint.every = 50
+    config.output.rollouts = 50
+    return config
