@@ -76,7 +76,7 @@ def make_toolbox(
     config: ToolsConfig, tools: Sequence[Tool], tokenizer: Tokenizer, journal: Path | None = None
 ) -> Toolbox:
     """Tools within the limits of a configuration; see `environments.toolbox.Toolbox`."""
-    codec = Codec(lambda text: tokenizer.encode(_written(text, tokenizer)), tokenizer.decode_all)
+    codec = Codec(tokenizer.encode_foreign, tokenizer.decode_all)
     limits = Limits(config.calls, config.answer_tokens, config.seconds, config.workers)
     return Toolbox(tools, codec, limits, journal)
 
@@ -160,14 +160,6 @@ def asking(toolbox: Toolbox, config: ToolsConfig) -> Callable[[str, Call], Futur
 def tally(toolbox: Toolbox) -> dict[str, float]:
     """What the tools did since the last time, under the names of metrics."""
     return {f"tool_{name}": float(value) for name, value in dataclasses.asdict(toolbox.count()).items()}
-
-
-def _written(text: str, tokenizer: Tokenizer) -> str:
-    """The text with `?`, or nothing, for what a tokenizer of few characters cannot write."""
-    if tokenizer.alphabet is None:
-        return text
-    other = "?" if "?" in tokenizer.alphabet else ""
-    return "".join(character if character in tokenizer.alphabet else other for character in text)
 
 
 @functools.lru_cache(maxsize=4)

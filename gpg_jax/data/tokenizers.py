@@ -29,7 +29,7 @@ class Tokenizer(NamedTuple):
       eos_ids: ids that end a row.
       pad_id: id for padding; it is masked wherever it stands.
       special_tokens: role -> text ("bos_token", "eos_token", …), what chat templates may ask for.
-      alphabet: the characters that it can write, None for all.
+      encode_foreign: text of somebody else's -> ids; characters that it lacks are `?`, or left out.
     """
 
     encode: Callable[[str], list[int]]
@@ -41,7 +41,7 @@ class Tokenizer(NamedTuple):
     eos_ids: tuple[int, ...]
     pad_id: int
     special_tokens: dict[str, str]
-    alphabet: frozenset[str] | None = None
+    encode_foreign: Callable[[str], list[int]]
 
 
 def _read_json(path: Path) -> dict[str, Any]:
@@ -118,6 +118,7 @@ def load_tokenizer(folder: str | Path) -> Tokenizer:
         eos_ids=eos_ids,
         pad_id=pad_id,
         special_tokens=special,
+        encode_foreign=encode,
     )
 
 
@@ -197,7 +198,8 @@ def character_tokenizer(alphabet: str, pieces: Sequence[str] = ()) -> Tokenizer:
     texts = [*names.values(), *alphabet, *pieces]
     ids = {text: number for number, text in enumerate(texts) if number >= len(names)}
     longest_first = sorted(ids, key=len, reverse=True)
-    split = re.compile("|".join(map(re.escape, longest_first)), re.DOTALL)
+    split = re.compile("|".join(map(re.escape, longest_first)))
+    anything = re.compile(rf"{split.pattern}|[\s\S]")
 
     def encode(text: str) -> list[int]:
         found = split.findall(text)
@@ -207,6 +209,10 @@ def character_tokenizer(alphabet: str, pieces: Sequence[str] = ()) -> Tokenizer:
                 f"{text!r} has {', '.join(map(repr, foreign))}, which the alphabet {alphabet!r} lacks"
             )
         return [ids[piece] for piece in found]
+
+    def encode_foreign(text: str) -> list[int]:
+        found = (ids.get(piece, ids.get("?")) for piece in anything.findall(text))
+        return [number for number in found if number is not None]
 
     return Tokenizer(
         encode=encode,
@@ -218,5 +224,5 @@ def character_tokenizer(alphabet: str, pieces: Sequence[str] = ()) -> Tokenizer:
         eos_ids=(1,),
         pad_id=0,
         special_tokens=names,
-        alphabet=frozenset(alphabet).union(*pieces),
+        encode_foreign=encode_foreign,
     )

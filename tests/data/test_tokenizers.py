@@ -77,7 +77,7 @@ def test_roles(tokenizer):
 
 def test_roles_without_generation_config(tmp_path):
     folder = write(tmp_path / "a", byte_level(), config={"eos_token_id": 2, "pad_token_id": 0})
-    assert load_tokenizer(folder)[-4:] == ((2,), 0, {}, None)
+    assert load_tokenizer(folder)[-4:-1] == ((2,), 0, {})
     folder = write(
         tmp_path / "b", byte_level(), tokenizer_config={"eos_token": "<|end|>", "pad_token": "<|stop|>"}
     )
