@@ -47,13 +47,14 @@ def get_config() -> ConfigDict:
     config.method.name = "gpg"
     config.method.markers = TAGS
     config.method.aggregation = "token_mean"
-    config.method.entropy_coefficient = 0.01
-    config.optimizer.learning_rate = 1e-3
-    config.optimizer.decay = "cosine"
+    config.optimizer.learning_rate = 2e-4
     config.cold_start.steps = 150
+    config.cold_start.learning_rate = 1e-3
     config.schedule.steps = 200
     config.schedule.prompts = 16
     config.schedule.group = 8
+    config.schedule.minibatches = 4
     config.checkpoint.every = 50
     config.output.rollouts = 50
+    config.output.tags = TAGS
     return config

@@ -83,6 +83,7 @@ class TaskConfig:
       puzzle, settings: of the task "puzzle": a name of reasoning-gym, and what it is made with.
       examples, held_out_examples: puzzles or calculations that are made.
       hops: of the task "hops": facts that a question asks for, one after the other.
+      symbols: of the task "reversal": how many a prompt has.
     """
 
     name: str = "reversal"
@@ -105,9 +106,10 @@ class TaskConfig:
     examples: int = 1000
     held_out_examples: int = 100
     hops: int = 2
+    symbols: int = reversal.LENGTH
 
     def __post_init__(self) -> None:
-        for key in ("prompt_tokens", "examples", "hops"):
+        for key in ("prompt_tokens", "examples", "hops", "symbols"):
             _at_least(f"task.{key}", getattr(self, key), 1)
         for name in (self.verifier, *self.rewards):
             if name not in FUNCTIONS:
@@ -231,12 +233,16 @@ class ColdStartConfig:
     Attributes:
       steps: iterations, an update each; 0 for none.
       batches: of schedule.prompts demonstrations each, in an iteration.
+      learning_rate: constant throughout; the optimizer's for None. Its warm-up and decay come behind.
     """
 
     steps: int = 0
     batches: int = 1
+    learning_rate: float | None = None
 
     def __post_init__(self) -> None:
+        if self.learning_rate is not None and self.learning_rate <= 0:
+            raise ValueError(f"cold_start.learning_rate is {self.learning_rate}; it must be above 0, or None")
         _at_least("cold_start.steps", self.steps, 0)
         _at_least("cold_start.batches", self.batches, 1)
 
@@ -298,12 +304,14 @@ class OutputConfig:
       entropy: whether the policy's entropy is measured where the method does not need it.
       kl: whether the KL to the first policy is measured where the method does not need it; it costs a copy
         of the parameters and a forward pass a rollout.
+      tags: whose faults are reported: rows in which one is absent, unclosed, nested or stray.
     """
 
     transcripts: int = 4
     rollouts: int = 10
     entropy: bool = True
     kl: bool = False
+    tags: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         _at_least("output.transcripts", self.transcripts, 0)

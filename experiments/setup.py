@@ -16,7 +16,7 @@ from jax.sharding import Mesh, NamedSharding
 
 from experiments.config import Experiment, ModelConfig
 from experiments.methods import make_method
-from experiments.optimizers import make_optimizer
+from experiments.optimizers import make_optimizer, run_learning_rate
 from experiments.schedule import Schedule, derive
 from experiments.tasks import Task, load_task
 from experiments.tools import (
@@ -36,6 +36,7 @@ from gpg_jax.decoding.automaton import Automaton, compile_automaton
 from gpg_jax.decoding.branching import no_branching
 from gpg_jax.decoding.dialogue import Turns
 from gpg_jax.decoding.live import live_programs
+from gpg_jax.decoding.markers import compile_markers, marker_faults
 from gpg_jax.decoding.replicas import compile_dialogue
 from gpg_jax.decoding.sampling import Sampling
 from gpg_jax.decoding.sharded import compile_decode
@@ -53,7 +54,7 @@ from gpg_jax.training.plan import Plan
 from gpg_jax.training.sharding import ROWS, parameter_specs, state_shardings
 from gpg_jax.training.state import TrainState, create_state
 from gpg_jax.training.step import Program, Step, compile_step, make_step
-from gpg_jax.types import Array, Method, Params, Rollout
+from gpg_jax.types import Array, Batch, Method, Params, Rollout
 
 STREAMS = {"init": 0, "step": 1, "rollout": 2, "evaluation": 3}
 """Independent streams of randomness, each folded into the run's seed."""
@@ -111,7 +112,7 @@ def build(config: Experiment) -> Setup:
         raise ValueError(f"sampling.top_k is {top_k}, and the model has {tokens} tokens; 0 keeps all")
     _check_lengths(config, architecture)
     policy = transformer(architecture, dtype=jnp.dtype(config.model.dtype), remat=config.model.remat)
-    optimizer = make_optimizer(config.optimizer, schedule.updates)
+    optimizer = make_optimizer(config.optimizer, run_learning_rate(config, schedule.updates))
     key = jax.random.key(0)
     shapes = jax.eval_shape(lambda key: create_state(policy.init(key), method, optimizer, key), key)
     like = template(shapes, state_shardings(shapes, optimizer, schedule.mesh))
@@ -302,11 +303,19 @@ def count(params: Params) -> int:
 
 
 def _method(config: Experiment, token_bytes: Sequence[bytes]) -> Method:
-    """The method, with what is only watched among its needs."""
+    """The method, with what is only watched besides."""
     method = make_method(config.method, config.sampling.new_tokens, token_bytes)
     output = config.output
     watched = {name for name, wanted in (("entropy", output.entropy), ("reference", output.kl)) if wanted}
-    return method._replace(needs=method.needs | watched)
+    method = method._replace(needs=method.needs | watched)
+    if not output.tags:
+        return method
+    markers, own = compile_markers(output.tags, token_bytes), method.watch
+
+    def watch(batch: Batch, unit_ids: Array) -> dict[str, Array]:
+        return own(batch, unit_ids) | marker_faults(markers, batch.rollout)
+
+    return method._replace(watch=watch)
 
 
 def _load_model(config: ModelConfig, tokenizer: Tokenizer) -> tuple[Architecture, Params | None]:

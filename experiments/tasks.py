@@ -94,7 +94,7 @@ def judge_of(task: TaskConfig, tokenizer: Tokenizer) -> Judge:
 
 
 def _reversal(task: TaskConfig) -> Splits:
-    return reversal.reversal(), []
+    return reversal.reversal(task.symbols), []
 
 
 def _multiplication(task: TaskConfig) -> Splits:

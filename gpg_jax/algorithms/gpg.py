@@ -18,7 +18,7 @@ from gpg_jax.algorithms.compose import (
     kl_in_the_reward,
 )
 from gpg_jax.algorithms.settings import Settings, resolve
-from gpg_jax.decoding.markers import FAULTS, Markers, marked_units
+from gpg_jax.decoding.markers import Markers, marked_units, marker_faults
 from gpg_jax.decoding.units import (
     degraded_units,
     fixed_count_units,
@@ -27,11 +27,15 @@ from gpg_jax.decoding.units import (
 )
 from gpg_jax.estimators.advantages import (
     Advantage,
+    Classes,
     branch_advantage,
     calibrated_advantage,
+    response_mask,
     shared_by_tokens,
     shared_by_tree,
 )
+from gpg_jax.estimators.calibration import class_mean
+from gpg_jax.estimators.masked import masked_sum
 from gpg_jax.losses.ratios import token_ratio, unit_geometric_token_ratio, unit_product_token_ratio
 from gpg_jax.types import Array, Batch, Method
 
@@ -72,7 +76,8 @@ def gpg(
     The theorem has no such length: the aggregation "sequence_mean_token_sum" meets it, the default does not.
 
     Rows that share a prefix have one advantage on it (eq. 29). By the branch tree rows share what was written
-    before they forked, so that without forks every row keeps its own.
+    before they forked, so that without forks every row keeps its own. `sharing`, how many rows share a token
+    in the mean, is reported: near 1 the calibration averages over nothing.
 
     Args:
       units: `Batch` -> unit ids `int32[B, L]`.
@@ -110,7 +115,7 @@ def gpg(
         settings,
         units=cut,
         needs=frozenset({"old", "entropy"} if entropy_fraction is not None else ()),
-        watch=_watch(markers),
+        watch=_watch(markers, None if calibration == "soft" else PREFIXES[prefix](inclusive)),
         advantage=_advantage(settings, calibration, prefix, inclusive),
         ratio=RATIOS[ratio](settings.log_ratio_range),
         gate=clip(settings, clip_low, clip_high),
@@ -178,20 +183,23 @@ def _degraded(units: Units, markers: tuple[str, ...] | Markers | None, noise: fl
     return lambda batch: degraded_units(units(batch), batch.rollout.tokens, noise, seed)
 
 
-def _watch(markers: tuple[str, ...] | Markers | None) -> Callable[[Batch, Array], dict[str, Array]]:
-    """Units of a row, and what kept rows from being cut."""
+def _watch(
+    markers: tuple[str, ...] | Markers | None, classes: Classes | None
+) -> Callable[[Batch, Array], dict[str, Array]]:
+    """Units of a row, what kept it from being cut, and rows that its mean token is shared by."""
 
     def watch(batch: Batch, unit_ids: Array) -> dict[str, Array]:
         seen = {"units": jnp.max(unit_ids, axis=1) + 1}
-        if markers is None:
-            return seen
-        rollout = batch.rollout
-        fault = marked_units(_compiled(markers), rollout.tokens, rollout.action_mask).fault
-        kinds = {name: (fault & flag) > 0 for name, flag in FAULTS.items()}
-        return {
-            **seen,
-            "marker_fault": fault > 0,
-            **{f"marker_{name}": found for name, found in kinds.items()},
-        }
+        if classes is not None:
+            seen["sharing"] = _sharing(batch, classes)
+        return seen if markers is None else seen | marker_faults(_compiled(markers), batch.rollout)
 
     return watch
+
+
+def _sharing(batch: Batch, classes: Classes) -> Array:
+    rollout = batch.rollout
+    one = jnp.ones(rollout.length.shape, jnp.float32)
+    _, members = class_mean(one, classes(rollout), response_mask(rollout), one)
+    mask = rollout.action_mask
+    return masked_sum(members, mask, axis=1) / jnp.maximum(jnp.sum(mask, axis=1), 1)

@@ -15,7 +15,7 @@ import jax.numpy as jnp
 
 from gpg_jax.decoding.automaton import Automaton, advance, compile_automaton
 from gpg_jax.decoding.units import sequence_unit, units_ending
-from gpg_jax.types import Array
+from gpg_jax.types import Array, Rollout
 
 ARPO_TAGS = ("think", "search", "python", "result", "answer")
 """Tags of ARPO's trajectories (arXiv 2507.19849, appendix)."""
@@ -87,6 +87,17 @@ def marked_units(markers: Markers, tokens: Array, action_mask: Array) -> MarkedU
     fault = _faults(pattern)
     units = units_ending(action_mask, (pattern >= 0) & (pattern % 2 == 1))
     return MarkedUnits(jnp.where(fault[:, None] == 0, units, sequence_unit(action_mask)), fault)
+
+
+def marker_faults(markers: Markers, rollout: Rollout) -> dict[str, Array]:
+    """`bool[B]` by name: rows with any fault, `marker_fault`, and with each kind, `marker_absent` and so on.
+
+    Args:
+      markers: from `compile_markers`.
+      rollout: whose rows are read.
+    """
+    fault = marked_units(markers, rollout.tokens, rollout.action_mask).fault
+    return {"marker_fault": fault > 0} | {f"marker_{name}": (fault & flag) > 0 for name, flag in FAULTS.items()}
 
 
 def completed(automaton: Automaton, tokens: Array, action_mask: Array) -> Array:

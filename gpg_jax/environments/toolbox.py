@@ -154,8 +154,7 @@ class Toolbox:
         try:
             query = query_of(request.tool, text)
         except ValueError as error:
-            self._add(malformed=1)
-            self._settle(future, name, Answer(f"Error: {error}", True, 0.0))
+            self._settle(future, name, Answer(f"Error: {error}", 0.0, "malformed"))
             return future
         self._start(future, name, find(self._tools, request.tool), query)
         return future
@@ -174,17 +173,12 @@ class Toolbox:
         # Daemons: a tool that never returns must keep neither its place's successors nor the exit waiting.
         def late() -> None:
             text = f"Error: no answer within {self._limits.seconds:g} s"
-            self._settle(future, name, Answer(text, True, self._limits.seconds), timed_out=1)
+            self._settle(future, name, Answer(text, self._limits.seconds, "timed_out"))
 
         def work() -> None:
             with self._places:
                 if not future.done():
-                    answer = call(tool, query)
-                    self._settle(
-                        future,
-                        name,
-                        answer._replace(text=f"Error: {answer.text}") if answer.failed else answer,
-                    )
+                    self._settle(future, name, call(tool, query))
             timer.cancel()
 
         timer = threading.Timer(self._limits.seconds, late)
@@ -192,9 +186,7 @@ class Toolbox:
         timer.start()
         threading.Thread(target=work, daemon=True).start()
 
-    def _settle(
-        self, future: Future, name: str, answer: Answer, *, note: bool = True, **counted: int
-    ) -> None:
+    def _settle(self, future: Future, name: str, answer: Answer, *, note: bool = True) -> None:
         """Gives the answer, once: the first of tool and timer counts."""
         with self._lock:
             if future.done():
@@ -208,7 +200,13 @@ class Toolbox:
                 future.set_exception(error)
                 return
             room = self._limits.tokens - len(self._open) - len(self._close)
-            self._add_locked(failures=answer.failed, cut=len(body) > room, seconds=answer.seconds, **counted)
+            self._add_locked(
+                failures=bool(answer.failure),
+                malformed=answer.failure == "malformed",
+                timed_out=answer.failure == "timed_out",
+                cut=len(body) > room,
+                seconds=answer.seconds,
+            )
             future.set_result([*self._open, *body[:room], *self._close])
 
     def _add(self, **counted: float) -> None:
@@ -250,7 +248,7 @@ def read_journal(path: Path) -> dict[str, Answer]:
     for number, line in enumerate(lines[:-1], 1):
         try:
             record = json.loads(line)
-            known[record["name"]] = Answer(record["text"], record["failed"], record["seconds"])
+            known[record["name"]] = Answer(record["text"], record["seconds"], record["failure"])
         except (ValueError, KeyError, TypeError) as error:
             raise ValueError(
                 f"line {number} of the journal {path} is no answer of a tool: {error}"

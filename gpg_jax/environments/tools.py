@@ -33,13 +33,13 @@ class Answer(NamedTuple):
 
     Attributes:
       text: result, or what went wrong.
-      failed: whether the tool raised on every attempt.
       seconds: that it took.
+      failure: "raised" on every attempt, "malformed" or "timed_out"; "" for a result.
     """
 
     text: str
-    failed: bool
     seconds: float
+    failure: str = ""
 
 
 def find(tools: Sequence[Tool], name: str) -> Tool:
@@ -67,10 +67,10 @@ def call(tool: Tool, query: str, sleep: Callable[[float], None] = time.sleep) ->
         if attempt:
             sleep(tool.pause * 2 ** (attempt - 1))
         try:
-            return Answer(_text(tool, tool.call(query)), False, time.monotonic() - start)
+            return Answer(_text(tool, tool.call(query)), time.monotonic() - start)
         except Exception as error:
             message = f"{type(error).__name__}: {error}"
-    return Answer(message, True, time.monotonic() - start)
+    return Answer(f"Error: {message}", time.monotonic() - start, "raised")
 
 
 def query_of(tool: str, response: str) -> str:

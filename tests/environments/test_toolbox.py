@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import threading
 import time
@@ -69,12 +70,13 @@ def test_a_tool_that_raises_is_tried_again_and_then_read_by_the_policy():
 
     tool = Tool("broken", broken, retries=2, pause=0.5)
     answer = call(tool, "x", sleep=pauses.append)
-    assert answer.failed and answer.text == "OSError: no line"
+    assert answer.failure == "raised" and answer.text == "Error: OSError: no line"
     assert len(tries) == 3 and pauses == [0.5, 1.0]
     toolbox = box(tool._replace(retries=0))
     assert "Error: OSError: no line" in said(toolbox, request("<broken>x</broken>", tool="broken"))
     assert toolbox.count().failures == 1
-    assert call(Tool("odd", lambda query: 3), "x").text.startswith("TypeError: the tool 'odd' returned int")
+    odd = call(Tool("odd", lambda query: 3), "x")
+    assert odd.text.startswith("Error: TypeError: the tool 'odd' returned int")
 
 
 def test_a_tool_that_hangs_keeps_nobody_waiting():
@@ -131,9 +133,28 @@ def test_what_was_answered_is_answered_the_same_after_a_kill(tmp_path):
     assert "half" not in (journal / "1.jsonl").read_text()
 
 
+def test_what_is_replayed_counts_as_it_did(tmp_path):
+    """A run that was killed and goes on must report what an undisturbed one does."""
+
+    def broken(query: str) -> str:
+        raise OSError(query)
+
+    def counted() -> dict:
+        toolbox = box(Tool("broken", broken), Tool("echo", str.upper), journal=tmp_path)
+        for row, text in enumerate(("<echo>a</echo>", "<echo></echo>", "<broken>x</broken>")):
+            tool = "broken" if "broken" in text else "echo"
+            said(toolbox, request(text, tool=tool)._replace(row=row))
+        toolbox.close()
+        return dataclasses.asdict(toolbox.count())
+
+    first, second = counted(), counted()
+    assert (first.pop("replayed"), second.pop("replayed")) == (0, 3)
+    assert first == second and (first["failures"], first["malformed"]) == (2, 1)
+
+
 def test_a_journal_of_something_else_is_refused_untouched(tmp_path):
     journal = tmp_path / "r.jsonl"
-    journal.write_text(json.dumps({"name": "a", "text": "b", "failed": False, "seconds": 0}) + "\n{}\n")
+    journal.write_text(json.dumps({"name": "a", "text": "b", "failure": "", "seconds": 0}) + "\n{}\n")
     with pytest.raises(ValueError, match="line 2 of the journal"):
         said(box(journal=tmp_path), request("<echo>a</echo>"))
     assert journal.read_text().endswith("{}\n")

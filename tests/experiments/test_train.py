@@ -277,7 +277,8 @@ def test_what_was_learnt_becomes_a_folder_that_loads(finished, tmp_path):
 
 
 def untimed(path: Path) -> list[dict]:
-    return [{k: v for k, v in line.items() if "second" not in k} for line in records.read(path)]
+    own = ("second", "tool_replayed")
+    return [{k: v for k, v in line.items() if not any(o in k for o in own)} for line in records.read(path)]
 
 
 def record(workdir: Path, step: int) -> dict:
@@ -380,3 +381,26 @@ def test_a_run_that_is_killed_again_and_again_ends_as_if_undisturbed(tmp_path):
     said, _ = last.communicate()
     assert last.returncode == 0 and re.search(r"resuming after iteration (6|9)", said), said
     assert_same_run(whole, killed, 12)
+
+
+@pytest.mark.slow
+def test_a_run_with_tools_that_is_killed_is_told_what_it_had_been_told(tmp_path):
+    flags = ["--config=configs/arpo_calculator.py", "--config.cold_start.steps=6", "--config.schedule.steps=9"]
+    flags += ["--config.checkpoint.every=5", "--config.schedule.prompts=8", "--config.output.rollouts=4"]
+    flags += ["--config.evaluation.examples=8", "--config.branching.mode=random", "--config.branching.roots=4"]
+    whole, killed, cache = tmp_path / "whole", tmp_path / "killed", str(tmp_path / "cache")
+    undisturbed = command(*flags, f"--workdir={whole}", cache=cache)
+    said, _ = undisturbed.communicate()
+    assert undisturbed.returncode == 0, said
+    child = command(*flags, f"--workdir={killed}", cache=cache)
+    while child.poll() is None and sum(1 for _ in records.read(killed / output.METRICS)) < 14:
+        time.sleep(0.01)
+    child.send_signal(signal.SIGKILL)
+    child.communicate()
+    assert child.returncode == -signal.SIGKILL
+    again = command(*flags, f"--workdir={killed}", cache=cache)
+    said, _ = again.communicate()
+    assert again.returncode == 0 and "resuming after iteration 10" in said, said
+    assert_same_run(whole, killed, 15)
+    replayed = [line["tool_replayed"] for line in records.read(killed / output.METRICS) if "tool_calls" in line]
+    assert any(replayed), "nothing was asked before the kill, so that the test shows nothing"

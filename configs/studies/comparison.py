@@ -1,0 +1,34 @@
+"""ARPO beside GRPO and the sequence-level GSPO on the search task, at the same budget of responses.
+
+    python -m experiments.study --config=configs/studies/comparison.py --workdir=runs/comparison
+
+The arms share cold start, prompts, rows, updates and rates; what they find apart is how rows come about
+(forked where the policy is unsure, or each from the prompt) and what a unit of action is.
+"""
+
+from __future__ import annotations
+
+from ml_collections import ConfigDict
+
+from configs.arpo_search import get_config as search
+from experiments.studies.training import default_study
+
+UNFORKED = {"branching": {"mode": "none", "leaf_weight": "uniform"}}
+TOKENS = {"markers": None, "name": "grpo"}
+SEQUENCE = {"markers": None, "name": "gspo"}
+
+
+def get_config() -> ConfigDict:
+    """Five seeds of three arms."""
+    config = default_study()
+    config.question = "Does ARPO learn to search better than GRPO and the sequence-level baseline?"
+    config.base = search()
+    config.arms = {
+        "arpo": {},
+        "macro-actions without forks": UNFORKED,
+        "grpo": {**UNFORKED, "method": TOKENS},
+        "gspo": {**UNFORKED, "method": SEQUENCE},
+    }
+    config.columns = ("held_out/sampled", "held_out/greedy", "reward", "tool_calls", "marker_fault")
+    config.curves = ("reward", "tool_calls", "marker_fault", "entropy", "length")
+    return config
