@@ -2,7 +2,9 @@
 
     python -m experiments.train --config=configs/arpo_calculator.py --workdir=runs/calculator
 
-It reads some demonstrations first, too few to be reliable, and goes on by GPG with macro-actions.
+It reads some demonstrations first, too few to be reliable, and goes on by GPG with macro-actions. The
+argument `without_tools` shows what it could do in its head: the same model, demonstrations of the answers
+alone, as many iterations.
 """
 
 from __future__ import annotations
@@ -14,8 +16,8 @@ from experiments.config import default_config
 TAGS = ("calculator", "answer")
 
 
-def get_config() -> ConfigDict:
-    """Two cores, some minutes."""
+def get_config(kind: str = "tools") -> ConfigDict:
+    """Two cores, some minutes; with its tools or `without_tools`."""
     config = default_config()
     config.model.layers = 3
     config.task.name = "calculation"
@@ -45,4 +47,11 @@ def get_config() -> ConfigDict:
     config.checkpoint.every = 50
     config.output.rollouts = 50
     config.output.tags = TAGS
+    return config if kind == "tools" else without_tools(config)
+
+
+def without_tools(config: ConfigDict) -> ConfigDict:
+    """The same run by a policy that cannot call anything."""
+    config.tools.names = ()
+    config.branching.mode = "none"
     return config

@@ -3,7 +3,8 @@
     python -m experiments.train --config=configs/arpo_search.py --workdir=runs/search
 
 The town of bob's boss stands in no document: one says who the boss is, another where that one lives. The
-people of the held-out questions are never asked about in training.
+people of the held-out questions are never asked about in training. The argument `without_tools` shows what can
+be guessed.
 """
 
 from __future__ import annotations
@@ -12,14 +13,15 @@ import string
 
 from ml_collections import ConfigDict
 
+from configs.arpo_calculator import without_tools
 from experiments.config import default_config
 from gpg_jax.data.hops import RELATIONS
 
 TAGS = ("search", "answer")
 
 
-def get_config() -> ConfigDict:
-    """Two cores, some minutes."""
+def get_config(kind: str = "tools") -> ConfigDict:
+    """Two cores, some minutes; with its tools or `without_tools`."""
     config = default_config()
     config.model.layers = 3
     config.model.width, config.model.mlp_width = 96, 192
@@ -57,4 +59,4 @@ def get_config() -> ConfigDict:
     config.checkpoint.every = 50
     config.output.rollouts = 50
     config.output.tags = TAGS
-    return config
+    return config if kind == "tools" else without_tools(config)

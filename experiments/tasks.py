@@ -76,7 +76,7 @@ def load_task(config: Experiment) -> Task:
         encode=encode,
         judge=judge_of(task, tokenizer),
         tokenizer=tokenizer,
-        demonstrate=DEMONSTRATIONS[task.name](task) if task.name in DEMONSTRATIONS else None,
+        demonstrate=_demonstrator(config),
     )
 
 
@@ -156,6 +156,14 @@ DEMONSTRATIONS: dict[str, Callable[[TaskConfig], Callable[[Example], Sequence[Tu
     "hops": lambda task: functools.partial(hops.demonstration, made=hops.world(seed=task.seed)),
 }
 """Tasks whose skilled policy is known -> what it writes."""
+
+
+def _demonstrator(config: Experiment) -> Callable[[Example], Sequence[Turn]] | None:
+    """What is demonstrated: calls and answers, or the last turn alone where the policy has no tools."""
+    if config.task.name not in DEMONSTRATIONS:
+        return None
+    whole = DEMONSTRATIONS[config.task.name](config.task)
+    return whole if config.tools.names else lambda example: whole(example)[-1:]
 
 
 def _read_file(path: str, drop_unanswered: bool) -> list[Example]:

@@ -46,7 +46,8 @@ def of_rollout(setup: Setup, collected: Collected, count: int) -> list[dict[str,
       collected: the rollout.
       count: rows at most.
     """
-    rollout, group = collected.rollout, setup.schedule.plan.layout.shared
+    rollout = collected.rollout
+    group = len(rollout.length) // len(collected.examples)
     rows = sorted(range(len(rollout.length)), key=lambda row: (row % group, row))[:count]
     return [_of_row(setup, collected, row, group) for row in rows]
 

@@ -43,7 +43,8 @@ class Phase(NamedTuple):
       collector: what rollouts are collected with.
       step: the compiled step.
       version: number of an iteration -> optimizer updates before it.
-      begin: state -> state, done once before its first iteration.
+      begin: state -> state, before its first iteration; a run that is resumed there does it again, so that
+        twice must be as good as once.
     """
 
     numbers: range
@@ -68,22 +69,26 @@ def iterations(
     Yields:
       An `Iteration` each; read its state before asking for the next.
     """
-    asked = _ask(phases, state, key, numbers[0]) if numbers else None
+    asked = None
+    if numbers:
+        state, asked = _start(phases, state, key, numbers[0])
     for number in numbers:
         phase, rollout_key = _phase(phases, number), jax.random.fold_in(key, number)
-        if number == phase.numbers.start:
-            state = phase.begin(state)
         collected = collect(phase.collector, state.params, rollout_key, phase.version(number), asked)
         place = cursor()
         state, metrics = phase.step(state, collected.rollout)
-        asked = _ask(phases, state, key, number + 1) if number != numbers[-1] else None
+        if number != numbers[-1]:
+            state, asked = _start(phases, state, key, number + 1)
         yield Iteration(number, state, collected, metrics, place)
+
+
+def _start(phases: Sequence[Phase], state: TrainState, key: Array, number: int) -> tuple[TrainState, Asked]:
+    """The state that an iteration begins with, and its first prompts on their way."""
+    phase = _phase(phases, number)
+    if number == phase.numbers.start:
+        state = phase.begin(state)
+    return state, ask(phase.collector, state.params, batch_key(jax.random.fold_in(key, number), 0))
 
 
 def _phase(phases: Sequence[Phase], number: int) -> Phase:
     return next(phase for phase in phases if number in phase.numbers)
-
-
-def _ask(phases: Sequence[Phase], state: TrainState, key: Array, number: int) -> Asked:
-    rollout_key = batch_key(jax.random.fold_in(key, number), 0)
-    return ask(_phase(phases, number).collector, state.params, rollout_key)

@@ -21,7 +21,7 @@ def name_of(key) -> tuple[int, ...]:
     return tuple(jax.random.key_data(key).tolist())
 
 
-def run(numbers: range, keep=every_row, generations=1, outcomes=lambda batch: True):
+def run(numbers: range, keep=every_row, generations=1, outcomes=lambda batch: True, begins=None):
     """Logs calls; parameters are the number of steps, and a cursor is the number of batches drawn."""
     log: list[tuple] = []
     drawn = [0]
@@ -67,12 +67,26 @@ def run(numbers: range, keep=every_row, generations=1, outcomes=lambda batch: Tr
         generations=generations,
     )
     state = SimpleNamespace(params=numbers.start - 1)
-    phase = Phase(range(1, 100), collector, step, lambda number: (number - 1) * UPDATES)
-    return iterations([phase], state, KEY, numbers, cursor), log
+
+    def phase(numbers: range, **begin):
+        return Phase(numbers, collector, step, lambda number: (number - 1) * UPDATES, **begin)
+
+    phases = [phase(range(1, 3)), phase(range(3, 100), **({"begin": begins} if begins else {}))]
+    return iterations(phases, state, KEY, numbers, cursor), log
 
 
 def key(number: int, batch: int = 0) -> tuple[int, ...]:
     return name_of(batch_key(jax.random.fold_in(KEY, number), batch))
+
+
+@pytest.mark.parametrize("first", [1, 3])
+def test_a_phase_asks_with_the_state_that_it_begins_with(first):
+    """What `begin` is given may be donated, so that nothing may be asked with it; also where a run resumes."""
+    coming, log = run(range(first, 5), begins=lambda state: SimpleNamespace(params=state.params + 100))
+    done = {iteration.step: iteration.state.params for iteration in coming}
+    asked = [params for what, params, *_ in log if what == "decode"]
+    assert asked == [*range(first - 1, 2), 102, 103]
+    assert done == {**({1: 1, 2: 102} if first == 1 else {}), 3: 103, 4: 104}
 
 
 def test_the_next_rollout_is_asked_with_new_parameters_while_this_one_is_looked_at():
