@@ -1,4 +1,4 @@
-"""A tiny model from scratch learns to search twice: `bob boss town?`, in a world made up for it.
+"""A tiny model from scratch learns to search twice: `bobs boss town?`, in a world made up for it.
 
     python -m experiments.train --config=configs/arpo_search.py --workdir=runs/search
 
@@ -27,7 +27,7 @@ def get_config(kind: str = "tools") -> ConfigDict:
     config.model.width, config.model.mlp_width = 96, 192
     config.task.name = "hops"
     config.task.verifier = "answer_tag"
-    config.task.prompt_tokens = 8
+    config.task.prompt_tokens = 9
     config.task.alphabet = string.ascii_lowercase + " ?"
     config.task.pieces = (
         *(f"<{tag}>" for tag in TAGS),

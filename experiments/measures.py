@@ -26,7 +26,8 @@ def measure(setup: Setup, iteration: Iteration, before: float) -> dict[str, floa
     - `calls`: calls of tools a row, and `tool_*`, what the tools did, where there are any.
     - `learning_rate`: of the iteration's last update.
     - `new_tokens`: that the policy drew; what forked rows share was drawn once.
-    - `seconds`, `new_tokens_per_second`: since the iteration before; these alone differ between equal runs.
+    - `seconds`, `new_tokens_per_second`: since the iteration before; these alone differ between equal runs,
+      and `tool_seconds` and `tool_replayed` where one of them was resumed.
 
     Args:
       setup: of the run.

@@ -17,7 +17,7 @@ from gpg_jax.algorithms.compose import (
     group_rows,
     kl_in_the_reward,
 )
-from gpg_jax.algorithms.settings import Settings, resolve
+from gpg_jax.algorithms.settings import GROUP, Settings, resolve
 from gpg_jax.decoding.markers import Markers, marked_units, marker_faults
 from gpg_jax.decoding.units import (
     degraded_units,
@@ -45,6 +45,7 @@ RATIOS = {
     "unit_product": unit_product_token_ratio,
 }
 
+NONE: frozenset[str] = frozenset()
 CALIBRATIONS = ("hard", "soft", "tree")
 PREFIXES = {"tree": shared_by_tree, "tokens": shared_by_tokens}
 
@@ -108,15 +109,15 @@ def gpg(
     """
     if ratio not in RATIOS:
         raise ValueError(f"no ratio {ratio!r}; there are {', '.join(RATIOS)}")
-    settings = resolve(options, name="gpg")
+    settings = resolve(options, GROUP | {"advantage_range"} if calibration == "tree" else NONE, name="gpg")
+    advantage = _advantage(settings, calibration, prefix, inclusive)
     cut = _units(units, unit_count, unit_length, markers, entropy_fraction)
-    cut = _degraded(cut, markers, marker_noise, marker_seed)
     return compose(
         settings,
-        units=cut,
+        units=_degraded(cut, markers, marker_noise, marker_seed),
         needs=frozenset({"old", "entropy"} if entropy_fraction is not None else ()),
         watch=_watch(markers, None if calibration == "soft" else PREFIXES[prefix](inclusive)),
-        advantage=_advantage(settings, calibration, prefix, inclusive),
+        advantage=advantage,
         ratio=RATIOS[ratio](settings.log_ratio_range),
         gate=clip(settings, clip_low, clip_high),
     )
@@ -133,6 +134,8 @@ def _advantage(settings: Settings, calibration: str, prefix: str, inclusive: boo
     if kl_in_the_reward(settings) and settings.kl_order == "after":
         raise ValueError('a calibrated advantage has no place for kl_order="after"; take calibration="soft"')
     if calibration == "tree":
+        if settings.advantage_range is not None:
+            raise ValueError('calibration="tree" holds no advantage: advantage_range must be None')
         if not inclusive:
             raise ValueError('calibration="tree" compares branches, which hold their tokens: inclusive=True')
         return branch_advantage(PREFIXES[prefix](True))

@@ -1,7 +1,8 @@
 """A task in which a tool matters twice: questions about a made-up world, whose facts stand in documents.
 
 The answer needs a chain of facts, and each search gives one of them. Who is asked about in the held-out set
-is never asked about in training, so that nothing can be learnt by heart.
+is never asked about in training, so that nothing can be learnt by heart. Whose fact it is stands in the
+possessive, `bobs boss zed`, so that a search that only counts words tells it from `zeds boss bob`.
 """
 
 from __future__ import annotations
@@ -29,7 +30,7 @@ class World(NamedTuple):
     people: tuple[str, ...]
 
 
-def world(people: int = 60, towns: int = 20, seed: int = 0) -> World:
+def world(people: int = 300, towns: int = 40, seed: int = 0) -> World:
     """A made-up world.
 
     Args:
@@ -58,11 +59,11 @@ def world(people: int = 60, towns: int = 20, seed: int = 0) -> World:
 
 def documents(made: World) -> list[str]:
     """One document a fact."""
-    return [f"{name} {relation} {other}" for (name, relation), other in made.facts.items()]
+    return [f"{name}s {relation} {other}" for (name, relation), other in made.facts.items()]
 
 
 def questions(made: World, split: str, hops: int = 2, held_out: float = 0.25) -> list[Example]:
-    """Every chain of so many facts from a split's people: `bob boss town?` asks for the town of bob's boss.
+    """Every chain of so many facts from a split's people: `bobs boss town?` asks for the town of bob's boss.
 
     Args:
       made: the world.
@@ -82,9 +83,9 @@ def questions(made: World, split: str, hops: int = 2, held_out: float = 0.25) ->
         for chain in itertools.product(RELATIONS[:-1], repeat=hops - 1):
             relations, queries, here = (*chain, RELATIONS[-1]), [], name
             for relation in relations:
-                queries.append(f"{here} {relation}")
+                queries.append(f"{here}s {relation}")
                 here = made.facts[here, relation]
-            examples.append(Example(f"{name} {' '.join(relations)}?", here, {"queries": queries}))
+            examples.append(Example(f"{name}s {' '.join(relations)}?", here, {"queries": queries}))
     return examples
 
 
@@ -92,7 +93,7 @@ def demonstration(example: Example, made: World, tool: str = "search") -> Sequen
     """What a skilled policy writes, and what it is answered: (author, text), by "policy" or "tool"."""
     turns = []
     for query in example.metadata["queries"]:
-        name, relation = query.split(" ")
-        page = f"Page 1: {query} {made.facts[name, relation]}"
+        owner, relation = query.split(" ")
+        page = f"Page 1: {query} {made.facts[owner.removesuffix('s'), relation]}"
         turns += [("policy", f"<{tool}>{query}</{tool}>"), ("tool", f" <result>\n{page}\n</result>")]
     return (*turns, ("policy", f"<answer>{example.answer}</answer>"))

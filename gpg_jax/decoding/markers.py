@@ -73,7 +73,8 @@ def marked_units(markers: Markers, tokens: Array, action_mask: Array) -> MarkedU
     """Cuts rows into macro-actions MA_T (GPG, arXiv 2512.10365, section 4) at their closing tags.
 
     Text between two tags belongs to the macro-action that the next tag closes, text behind the last tag is
-    a unit of its own. Of several tags that one token completes only the last is seen.
+    a unit of its own. Of several tags that one token completes only the last is seen. A tag that one of the
+    prompt's last two tokens opens, as some chat templates do with `<think>`, is open when the policy begins.
 
     Args:
       markers: from `compile_markers`.
@@ -84,7 +85,7 @@ def marked_units(markers: Markers, tokens: Array, action_mask: Array) -> MarkedU
       `MarkedUnits`.
     """
     pattern = completed(markers.automaton, tokens, action_mask)
-    fault = _faults(pattern)
+    fault = _faults(pattern, _opened(markers.automaton, tokens, action_mask))
     units = units_ending(action_mask, (pattern >= 0) & (pattern % 2 == 1))
     return MarkedUnits(jnp.where(fault[:, None] == 0, units, sequence_unit(action_mask)), fault)
 
@@ -121,14 +122,26 @@ def completed(automaton: Automaton, tokens: Array, action_mask: Array) -> Array:
     return patterns.T
 
 
-def _faults(pattern: Array) -> Array:
-    """Faults of rows from the patterns that their tokens complete."""
+def _opened(automaton: Automaton, tokens: Array, action_mask: Array) -> Array:
+    """The opening tag with which each row's prompt ends, -1 for none: `int32[B]`."""
+    begin = jnp.argmax(action_mask, axis=1)[:, None]
+    position = jnp.arange(tokens.shape[1])[None]
+    pattern = completed(automaton, tokens, position < begin)
+    tail = (position >= begin - 2) & (position < begin)
+    newest = _latest(jnp.where(tail, pattern, -1))[:, -1]
+    return jnp.where(newest % 2 == 0, newest, -1)
+
+
+def _faults(pattern: Array, opened: Array) -> Array:
+    """Faults of rows from the patterns that their tokens complete, and the tag that was open before."""
     before = _latest(jnp.pad(pattern, ((0, 0), (1, 0)), constant_values=-1)[:, :-1])
+    before = jnp.where(before < 0, opened[:, None], before)
     found, closes = pattern >= 0, pattern % 2 == 1
     inside = (before >= 0) & (before % 2 == 0)
     nested = jnp.any(found & ~closes & inside, axis=1)
     stray = jnp.any(found & closes & (before != pattern - 1), axis=1)
     last = _latest(pattern)[:, -1]
+    last = jnp.where(last < 0, opened, last)
     unclosed = (last >= 0) & (last % 2 == 0)
     absent = ~jnp.any(found & closes, axis=1)
     return absent * ABSENT + unclosed * UNCLOSED + nested * NESTED + stray * STRAY

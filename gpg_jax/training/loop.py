@@ -1,6 +1,7 @@
 """The loop of a run: collect → step, as an iterator of values that knows nothing of files or screens.
 
-While an iteration is looked at, the devices already decode for the next one. Everything random is named
+While an iteration is looked at, the devices already decode for the next one, where responses need no tools:
+a dialogue is held when it is waited for. Everything random is named
 by the run's key and the number of the rollout, so that a run that is resumed goes on bit for bit.
 """
 

@@ -112,6 +112,8 @@ def test_leaf_weights_count():
         ({"calibration": "soft-ish"}, "calibration must be one of hard, soft, tree"),
         ({"prefix": "words"}, "prefix one of tree, tokens"),
         ({"calibration": "tree", "inclusive": False}, "compares branches"),
+        ({"calibration": "tree", "ddof": 1}, "does not read 'ddof'"),
+        ({"calibration": "tree", "advantage_range": (-1.0, 1.0)}, "does not read 'advantage_range'"),
     ],
 )
 def test_what_does_not_fit_is_refused(options, message):

@@ -40,7 +40,7 @@ def test_every_hop_is_what_the_search_finds(tmp_path):
 
 
 def test_nobody_is_asked_about_in_both_splits():
-    made = hops.world()
+    made = hops.world(people=60, towns=20)
     asked = [
         {example.prompt.split()[0] for example in hops.questions(made, split)}
         for split in ("train", "held_out")

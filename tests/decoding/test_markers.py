@@ -125,3 +125,27 @@ def test_units_hold_every_action_once_in_order(tokens, mask):
 def test_tags_must_be_names(tags):
     with pytest.raises(ValueError, match="tags must be different names"):
         compile_markers(tags, BYTES)
+
+
+@pytest.mark.parametrize(
+    ("prompt", "fault"),
+    [
+        (["a", "<th", "ink>"], 0),  # as a chat template ends that has the policy think
+        (["a", "<th", "ink>", " b"], 0),  # … and a line break behind it
+        (["<th", "ink>", "a", " b"], STRAY),  # a tag that the question speaks of
+        (["a", "a", "a", "a"], STRAY),
+        (["<search>", "a"], STRAY),
+    ],
+)
+def test_a_tag_that_the_prompt_opens_is_open(prompt, fault):
+    row = [*prompt, "a", *THINK[-2:], *SEARCH]
+    found = units(row, mask=[[False] * len(prompt) + [True] * (len(row) - len(prompt))])
+    assert found.fault.tolist() == [fault]
+    if not fault:
+        assert found.unit_ids[0].tolist() == [-1] * len(prompt) + [0] * 3 + [1] * 3
+
+
+def test_a_tag_that_the_prompt_opens_and_nobody_closes_is_a_fault():
+    row = ["<th", "ink>", "a", "a"]
+    found = units(row, mask=[[False, False, True, True]])
+    assert found.fault.tolist() == [ABSENT | UNCLOSED]
