@@ -6,7 +6,9 @@ wall-clock time and the length of the output, past which the process is killed.
 
 from __future__ import annotations
 
+import contextlib
 import os
+import platform
 import selectors
 import signal
 import subprocess
@@ -15,14 +17,18 @@ import time
 from pathlib import Path
 
 from gpg_jax.environments import confined
+from gpg_jax.environments.system_calls import call_filter
 from gpg_jax.environments.tools import Tool
 
 _ENVIRONMENT = {
     "OPENBLAS_NUM_THREADS": "1",
     "OMP_NUM_THREADS": "1",
+    "MKL_NUM_THREADS": "1",
     "PYTHONHASHSEED": "0",
     "LC_ALL": "C.UTF-8",
 }
+# As isolated as -I, but for -E: the environment is the one above, and of it the hash seed must be heard.
+_FLAGS = ("-P", "-s", "-B")
 
 
 class SnippetError(Exception):
@@ -34,7 +40,9 @@ def python_tool(
 ) -> Tool:
     """A tool that runs a snippet and answers with what it printed, and the value of a last expression.
 
-    Each call starts afresh: nothing is kept between calls.
+    Each call starts afresh: nothing is kept between calls. Hashes of strings are the same in each, so that
+    sets of them print in one order; clocks, unseeded random numbers and addresses differ. There are no
+    threads, processes, pipes or sockets: `asyncio`, pools and `subprocess` fail.
 
     Args:
       seconds: of wall-clock time, the interpreter's own start among them.
@@ -49,6 +57,8 @@ def python_tool(
     def call(snippet: str) -> str:
         return run_snippet(snippet, seconds=seconds, memory_bytes=memory_bytes, output_bytes=output_bytes)
 
+    if sys.platform != "linux":
+        raise ValueError(f"the Python tool needs Linux to confine its snippets, not {sys.platform}")
     try:
         call("pass")
     except SnippetError as error:
@@ -62,16 +72,7 @@ def run_snippet(snippet: str, *, seconds: float, memory_bytes: int, output_bytes
     Raises:
       SnippetError: it raised, was stopped, or could not be confined.
     """
-    arguments = [str(memory_bytes), str(int(seconds) + 1)]
-    process = subprocess.Popen(
-        [sys.executable, "-I", "-B", str(Path(confined.__file__)), *arguments],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        cwd="/",
-        env=_ENVIRONMENT,
-        start_new_session=True,
-    )
+    process = _start(seconds, memory_bytes)
     try:
         output, reason = _read(process, snippet, seconds, output_bytes)
     finally:
@@ -84,14 +85,29 @@ def run_snippet(snippet: str, *, seconds: float, memory_bytes: int, output_bytes
     return text
 
 
+def _start(seconds: float, memory_bytes: int) -> subprocess.Popen:
+    arguments = [str(memory_bytes), str(int(seconds) + 1), call_filter(platform.machine()).hex()]
+    return subprocess.Popen(
+        [sys.executable, *_FLAGS, str(Path(confined.__file__)), *arguments],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        cwd="/",
+        env=_ENVIRONMENT,
+        start_new_session=True,
+    )
+
+
 def _read(process: subprocess.Popen, snippet: str, seconds: float, output_bytes: int) -> tuple[bytes, str]:
     """What the process wrote, and why it was stopped, if it was."""
     assert process.stdin is not None and process.stdout is not None
     until, output = time.monotonic() + seconds, b""
     with process.stdin, process.stdout, selectors.DefaultSelector() as selector:
-        # The program reads all of its input before it writes anything.
-        process.stdin.write(snippet.encode("utf-8", "replace"))
-        process.stdin.close()
+        # The program reads all of its input before it writes anything; where it could not start, its output
+        # says why.
+        with contextlib.suppress(BrokenPipeError):
+            process.stdin.write(snippet.encode("utf-8", "replace"))
+            process.stdin.close()
         selector.register(process.stdout, selectors.EVENT_READ)
         while selector.select(max(until - time.monotonic(), 0)):
             piece = os.read(process.stdout.fileno(), 65536)

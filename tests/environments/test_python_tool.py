@@ -1,19 +1,19 @@
-"""The Python tool against snippets that mean harm: each ends soon, says so, and leaves nothing behind."""
+"""The Python tool: what snippets may count on, the limits it keeps, and when it refuses to be made."""
 
 from __future__ import annotations
 
-import os
 import signal
 import sys
 import time
 
 import pytest
 
-from gpg_jax.environments.python_tool import SnippetError, python_tool, run_snippet
+from gpg_jax.environments import python_tool
+from gpg_jax.environments.python_tool import SnippetError, run_snippet
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="the kernel's promises are Linux's")
 
-LIMITS = {"seconds": 3.0, "memory_bytes": 512 * 2**20, "output_bytes": 2000}
+LIMITS = {"seconds": 8.0, "memory_bytes": 512 * 2**20, "output_bytes": 2000}
 
 
 def run(snippet, **limits):
@@ -42,6 +42,52 @@ def test_an_error_is_text_without_this_machines_paths():
     assert "gpg_jax" not in message and "/" not in message.replace("1 / 0", "")
     assert "SyntaxError" in refused("x = = 1")
     assert "status 3" in refused("raise SystemExit(3)")
+    assert refused("raise BaseException('bare')") == "line 1: BaseException: bare"
+
+
+def test_the_standard_library_works():
+    snippet = """
+import collections, datetime, decimal, itertools, json, math, random, re, statistics, threading, time
+print(math.isqrt(10**20), sum(itertools.islice(itertools.count(), 5)), re.findall("[a-c]+", "abxc"))
+print(json.loads('{"a": [1]}')["a"], datetime.date(2024, 2, 29) + datetime.timedelta(366))
+print(decimal.Decimal(1) / 7, statistics.median([3, 1, 2]), collections.Counter("aab").most_common(1))
+print(random.Random(0).randint(1, 10**6), random.random() < 1, time.sleep(0.01), time.time() > 1e9)
+print(threading.Lock().acquire(timeout=0.1), datetime.datetime.now().year > 2000)
+import signal
+signal.signal(signal.SIGALRM, lambda *_: print("rang"))
+signal.setitimer(signal.ITIMER_REAL, 0.01)
+time.sleep(0.1)
+"""
+    assert run(snippet).splitlines() == [
+        "10000000000 10 ['ab', 'c']",
+        "[1] 2025-03-01",
+        "0.1428571428571428571428571429 2 [('a', 2)]",
+        "885441 True None True",
+        "True True",
+        "rang",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("package", "snippet", "answer"),
+    [
+        ("numpy", "import numpy as n\nn.linalg.solve(n.eye(200) * 2, n.ones(200)).sum()", "100.0"),
+        ("sympy", "import sympy as s\nx = s.Symbol('x')\ns.integrate(2 * x, x), s.factorint(91)", "(x**2, "),
+    ],
+)
+def test_numerical_packages_work(package, snippet, answer):
+    pytest.importorskip(package)
+    assert answer in run(snippet, seconds=30.0, memory_bytes=2**30)
+
+
+def test_sets_print_in_the_same_order_in_every_call():
+    snippet = "print({f'word{i}' for i in range(50)})"
+    assert run(snippet) == run(snippet)
+
+
+def test_what_a_parent_keeps_in_memory_stays_there(monkeypatch):
+    monkeypatch.setenv("A_SECRET", "do not tell")
+    assert "do not tell" not in run("import os; print(dict(os.environ))")
 
 
 @pytest.mark.parametrize(
@@ -50,7 +96,6 @@ def test_an_error_is_text_without_this_machines_paths():
         "while True: pass",
         "import time; time.sleep(60)",
         "import signal\n[signal.signal(n, signal.SIG_IGN) for n in (1, 2, 15)]\nwhile True: pass",
-        "import threading as t\nt.Thread(target=lambda: all(iter(int, 1))).start()\nt.Event().wait()",
         "import os; os.close(1); os.close(2)\nwhile True: pass",
         "9 ** 9 ** 9",
         "import re; re.match('(a+)+$', 'a' * 60 + 'b')",
@@ -60,6 +105,14 @@ def test_an_endless_loop_is_stopped(loop):
     start = time.monotonic()
     assert "stopped after 1 s" in refused(loop, seconds=1.0)
     assert time.monotonic() - start < 10
+
+
+def test_processor_time_has_a_bound_that_no_handler_moves():
+    """The kernel kills after int(seconds) + 1 s of it, were the wall clock not watched."""
+    process = python_tool._start(0.0, LIMITS["memory_bytes"])
+    loop = b"import signal\nsignal.signal(signal.SIGXCPU, signal.SIG_IGN)\nwhile True: pass"
+    process.communicate(loop, timeout=60)
+    assert process.returncode == -signal.SIGKILL
 
 
 def test_memory_has_a_bound():
@@ -72,98 +125,23 @@ def test_output_has_a_bound():
     assert len(refused("print('x' * 10**7)")) < 2200
 
 
-@pytest.mark.parametrize(
-    "birth",
-    [
-        "import os\nwhile True: os.fork()",
-        "import os; os.execv('/bin/sh', ['sh', '-c', 'echo born'])",
-        "import subprocess; subprocess.run(['echo', 'born'])",
-        "import os; os.system('echo born') and 1 / 0",
-        "import os; os.posix_spawn('/bin/echo', ['echo', 'born'], {})",
-        "from multiprocessing import Process as P; P(target=print, args=('born',)).start()",
-    ],
-)
-def test_no_process_is_born(birth):
-    message = refused(birth)
-    assert "born\n" not in message + "\n" or "Error" in message
-    assert "stopped" not in message
-
-
-@pytest.mark.parametrize(
-    "call",
-    [
-        "import socket; socket.socket().connect(('127.0.0.1', 80))",
-        "import socket; socket.socket(socket.AF_UNIX)",
-        "import socket; socket.socketpair()",
-        "import urllib.request; urllib.request.urlopen('http://127.0.0.1')",
-        "import os; os.pidfd_open(1)",
-        "import os; os.kill(1, 0)",
-        "import os; os.kill(os.getppid(), 9)",
-        "import os; os.killpg(0, 9)",
-        "import resource; resource.setrlimit(resource.RLIMIT_CPU, (9999, 9999))",
-        "import os; os.setsid()",
-    ],
-)
-def test_neither_network_nor_other_processes_can_be_reached(call):
-    message = refused(call)
-    assert any(word in message for word in ("PermissionError", "URLError", "not permitted", "not allowed"))
-
-
-@pytest.mark.parametrize("path", ["/etc/passwd", "/proc/self/environ", "/proc/1/cmdline", "/", "/tmp"])
-def test_no_file_can_be_read(path):
-    look = f"os.listdir({path!r})" if path in ("/", "/tmp") else f"open({path!r}).read()"
-    assert "Permission" in refused(f"import os\nprint({look})")
-
-
-def test_no_file_can_be_written(tmp_path):
-    kept = tmp_path / "kept.txt"
-    kept.write_text("kept")
-    for snippet in (
-        f"open({str(tmp_path / 'new.txt')!r}, 'w')",
-        f"open({str(kept)!r}, 'w')",
-        f"import os; os.remove({str(kept)!r})",
-        f"import os; os.rename({str(kept)!r}, {str(tmp_path / 'b')!r})",
-        f"import os; os.mkdir({str(tmp_path / 'd')!r})",
-        f"import os; os.symlink('/etc', {str(tmp_path / 'l')!r})",
-        f"import os; os.chmod({str(kept)!r}, 0)",
-        f"import os; os.truncate({str(kept)!r}, 0)",
-        f"import shutil; shutil.rmtree({str(tmp_path)!r})",
-        "open('/dev/shm/x', 'w')",
-    ):
-        refused(snippet)
-    assert kept.read_text() == "kept" and [path.name for path in tmp_path.iterdir()] == ["kept.txt"]
-
-
-def test_this_process_is_untouched():
-    before = os.getcwd(), signal.getsignal(signal.SIGINT), os.environ.get("PATH")
-    run("import os; os.environ['PATH'] = 'x'; os.chdir('/tmp')")
-    assert before == (os.getcwd(), signal.getsignal(signal.SIGINT), os.environ.get("PATH"))
-
-
-def test_what_a_parent_keeps_in_memory_stays_there():
-    os.environ["A_SECRET"] = "do not tell"
-    try:
-        assert "do not tell" not in run("import os; print(dict(os.environ))")
-    finally:
-        del os.environ["A_SECRET"]
-
-
-def test_the_kernel_knows_no_way_around():
-    for number, name in (
-        (41, "socket"),
-        (57, "fork"),
-        (435, "clone3"),
-        (425, "io_uring_setup"),
-        (101, "ptrace"),
-    ):
-        snippet = (
-            "import ctypes, os\nlibc = ctypes.CDLL(None, use_errno=True)\n"
-            f"result = libc.syscall({number}, 2, 1, 0, 0, 0)\n"
-            "print(result, ctypes.get_errno())"
-        )
-        if os.uname().machine == "x86_64":
-            assert run(snippet).startswith("-1 "), name
-
-
 def test_a_tool_is_made_where_it_works():
-    assert python_tool().call("2 + 2") == "4"
+    assert python_tool.python_tool().call("2 + 2") == "4"
+
+
+def test_a_machine_that_cannot_confine_is_refused(monkeypatch):
+    monkeypatch.setattr(python_tool.platform, "machine", lambda: "riscv64")
+    with pytest.raises(ValueError, match="x86_64 and aarch64, not on riscv64"):
+        python_tool.python_tool()
+
+
+def test_a_kernel_that_takes_no_filter_is_refused(monkeypatch):
+    monkeypatch.setattr(python_tool, "call_filter", lambda machine: b"")
+    with pytest.raises(ValueError, match="a snippet cannot be confined here: seccomp: Invalid argument"):
+        python_tool.python_tool()
+
+
+def test_other_systems_are_refused(monkeypatch):
+    monkeypatch.setattr(python_tool.sys, "platform", "darwin")
+    with pytest.raises(ValueError, match="needs Linux"):
+        python_tool.python_tool()
