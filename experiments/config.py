@@ -228,17 +228,21 @@ class ScheduleConfig:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class ColdStartConfig:
-    """Supervised fine-tuning on the task's demonstrations before the method begins.
+    """Supervised fine-tuning on demonstrations before the method begins.
 
     Attributes:
       steps: iterations, an update each; 0 for none.
       batches: of schedule.prompts demonstrations each, in an iteration.
       learning_rate: constant throughout; the optimizer's for None. Its warm-up and decay come behind.
+      data: a file of demonstrations, see `gpg_jax.data.demonstrations`; the task's own for None.
+      drop_unfit: whether those of the file that are malformed or too long are left out; otherwise an error.
     """
 
     steps: int = 0
     batches: int = 1
     learning_rate: float | None = None
+    data: str | None = None
+    drop_unfit: bool = False
 
     def __post_init__(self) -> None:
         if self.learning_rate is not None and self.learning_rate <= 0:
@@ -330,6 +334,7 @@ class ToolsConfig:
       seconds: of a call.
       retries: further attempts of a call that failed.
       workers: calls that run at once.
+      abandoned: calls that may run on behind their time; one more ends the run.
       steps: tokens that the other rows draw before the host looks for answers.
       patience: tokens that are drawn after the first row has stopped.
       at_once: rows whose answers are read together.
@@ -346,6 +351,7 @@ class ToolsConfig:
     seconds: float = 30.0
     retries: int = 0
     workers: int = 8
+    abandoned: int = 32
     steps: int = 16
     patience: int = 4
     at_once: int = 8

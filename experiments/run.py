@@ -12,6 +12,7 @@ from rich.console import Console
 
 from experiments import output as out
 from experiments import records, transcripts
+from experiments.demonstrations import go_to, place
 from experiments.evaluation import Evaluator, evaluate, make_evaluators
 from experiments.measures import broken, measure, score
 from experiments.progress import say, show_progress
@@ -82,7 +83,7 @@ def open_run(setup: Setup, workdir: Path, console: Console) -> tuple[Checkpoints
     if restored.damaged:
         say(console, f"moved to {set_aside(checkpoints, restored.damaged)}", "bold red")
     say(console, f"resuming after iteration {restored.step}")
-    setup.task.batches.set_state(restored.host["cursor"])
+    go_to(setup.task, setup.demonstrations, restored.host["cursor"])
     output = _open_output(workdir, restored.step)
     return checkpoints, Start(restored.step, restored.state, restored.host["accuracies"], True, output)
 
@@ -125,7 +126,7 @@ def train(run: Run, start: Start) -> None:
         start.state,
         stream(setup.config, "rollout"),
         range(start.step + 1, setup.schedule.steps + 1),
-        setup.task.batches.get_state,
+        lambda: place(setup.task, setup.demonstrations),
     )
     with show_progress(run.console, setup.schedule.steps, start.step) as advance:
         before = time.perf_counter()

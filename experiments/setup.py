@@ -6,7 +6,7 @@ import dataclasses
 import functools
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, cast
 
 import jax
 import jax.numpy as jnp
@@ -15,6 +15,7 @@ import optax
 from jax.sharding import Mesh, NamedSharding
 
 from experiments.config import Experiment, ModelConfig
+from experiments.demonstrations import Demonstrations, load_demonstrations
 from experiments.methods import make_method
 from experiments.optimizers import make_optimizer, run_learning_rate
 from experiments.schedule import Schedule, derive
@@ -29,11 +30,9 @@ from experiments.tools import (
     tally,
 )
 from gpg_jax.algorithms.supervised import supervised
-from gpg_jax.data.demonstrations import demonstration_tokens
-from gpg_jax.data.examples import Example
 from gpg_jax.data.tokenizers import Tokenizer, vocabulary_bytes
 from gpg_jax.decoding.automaton import Automaton, compile_automaton
-from gpg_jax.decoding.branching import no_branching
+from gpg_jax.decoding.branching import LeafWeight, no_branching
 from gpg_jax.decoding.dialogue import Turns
 from gpg_jax.decoding.live import live_programs
 from gpg_jax.decoding.markers import compile_markers, marker_faults
@@ -67,6 +66,7 @@ class Setup(NamedTuple):
       config: what was asked for.
       schedule: what it comes to.
       task: examples, prompts and judgements.
+      demonstrations: of the cold start, where there is one.
       architecture: sizes of the network.
       policy: the network.
       pretrained: its parameters on the host, or None where it starts from scratch.
@@ -81,6 +81,7 @@ class Setup(NamedTuple):
     config: Experiment
     schedule: Schedule
     task: Task
+    demonstrations: Demonstrations | None
     architecture: Architecture
     policy: Policy
     pretrained: Params | None
@@ -100,10 +101,7 @@ def build(config: Experiment) -> Setup:
     """
     schedule = derive(config)
     task = load_task(config)
-    if schedule.cold_steps and task.demonstrate is None:
-        raise ValueError(
-            f"cold_start.steps is {schedule.cold_steps}, and task {config.task.name!r} has no demonstrations"
-        )
+    demonstrations = load_demonstrations(config, task)
     architecture, pretrained = _load_model(config.model, task.tokenizer)
     token_bytes = vocabulary_bytes(task.tokenizer, architecture.vocab_size)
     method = _method(config, token_bytes)
@@ -120,6 +118,7 @@ def build(config: Experiment) -> Setup:
         config=config,
         schedule=schedule,
         task=task,
+        demonstrations=demonstrations,
         architecture=architecture,
         policy=policy,
         pretrained=pretrained,
@@ -184,19 +183,17 @@ def make_phases(setup: Setup, toolbox: Toolbox | None = None) -> tuple[Phase, ..
 
 
 def _demonstrations(setup: Setup, plan: Plan) -> Collector:
-    """What a cold start is collected with: the task's demonstrations in the place of responses."""
-    task, demonstrate = setup.task, setup.task.demonstrate
-    assert demonstrate is not None  # `build` has seen to it
-
-    def turns(example: Example) -> tuple[list[int], list[bool]]:
-        return demonstration_tokens(demonstrate(example), task.tokenizer.encode, task.tokenizer.eos_ids[0])
-
+    """What a cold start is collected with: demonstrations in the place of responses."""
+    task, demonstrations = setup.task, setup.demonstrations
+    assert demonstrations is not None  # a schedule with a cold plan has them
     return Collector(
         draw=lambda: [
-            example for _ in range(setup.config.cold_start.batches) for example in next(task.batches)
+            example
+            for _ in range(setup.config.cold_start.batches)
+            for example in next(demonstrations.batches)
         ],
         encode=task.encode,
-        write=demonstrated(turns, plan.layout.new_slots),
+        write=demonstrated(demonstrations.rows, plan.layout.new_slots),
         judge=task.judge,
         keep=every_row,
         prompt_slots=plan.layout.prompt_slots,
@@ -292,7 +289,7 @@ def make_collector(setup: Setup, toolbox: Toolbox | None = None) -> Collector:
         prompt_slots=schedule.plan.layout.prompt_slots,
         group=schedule.plan.layout.shared,
         generations=schedule.generations if setup.method.resample else 1,
-        leaf_weight=setup.config.branching.leaf_weight,
+        leaf_weight=cast(LeafWeight, setup.config.branching.leaf_weight),
         tally=dict if toolbox is None else lambda: tally(toolbox),
     )
 

@@ -21,7 +21,7 @@ from gpg_jax.decoding import branching, uncertainty
 from gpg_jax.decoding.dialogue import Call, Turns
 from gpg_jax.environments.calculator import calculator
 from gpg_jax.environments.python_tool import python_tool
-from gpg_jax.environments.search import build_index, cached_pages, search_tool
+from gpg_jax.environments.search import build_index, cached_index, cached_pages, search_tool
 from gpg_jax.environments.toolbox import Codec, Limits, Request, Toolbox
 from gpg_jax.environments.tools import Tool
 from gpg_jax.policies.smollm2 import default_cache
@@ -34,21 +34,21 @@ def _python(experiment: Experiment) -> Tool:
 
 def _search(experiment: Experiment) -> Tool:
     config, task = experiment.tools, experiment.task
-    cache = Path(task.cache or default_cache()) / "search"
-    if config.corpus is None and task.name == "hops":
-        folder = Path(config.index) if config.index else cache / f"hops-{task.seed}"
-        index = build_index(hops.documents(hops.world(seed=task.seed)), folder)
-        return search_tool(index, results=config.results, characters=config.characters)
-    if config.corpus is None:
+    if config.corpus is not None:
+        path = Path(config.corpus)
+        name, documents = path.stem, _documents(path)
+    elif task.name == "hops":
+        name, documents = "hops", tuple(hops.documents(hops.world(seed=task.seed)))
+    else:
         raise ValueError(
             "the tool 'search' needs documents: give tools.corpus, a .jsonl file with a `text` in every "
             "line, or a .json search cache"
         )
-    path = Path(config.corpus)
-    index = Path(config.index) if config.index else cache / path.stem
-    return search_tool(
-        build_index(_documents(path), index), results=config.results, characters=config.characters
-    )
+    if config.index is not None:
+        index = build_index(documents, config.index)
+    else:
+        index = cached_index(documents, Path(task.cache or default_cache()) / "search", name)
+    return search_tool(index, results=config.results, characters=config.characters)
 
 
 TOOLS: dict[str, Callable[[Experiment], Tool]] = {
@@ -77,7 +77,7 @@ def make_toolbox(
 ) -> Toolbox:
     """Tools within the limits of a configuration; see `environments.toolbox.Toolbox`."""
     codec = Codec(tokenizer.encode_foreign, tokenizer.decode_all)
-    limits = Limits(config.calls, config.answer_tokens, config.seconds, config.workers)
+    limits = Limits(config.calls, config.answer_tokens, config.seconds, config.workers, config.abandoned)
     return Toolbox(tools, codec, limits, journal)
 
 

@@ -1,19 +1,168 @@
-"""Demonstrations as rows: what a skilled policy wrote, and what tools answered it."""
+"""Demonstrations, from files and as rows: what a skilled policy wrote, and what tools answered it."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import itertools
+import re
+from collections.abc import Callable, Collection, Sequence
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 
+from gpg_jax.data.examples import Example
+from gpg_jax.data.files import _answer, _existing, _is_empty, _json_lines, _json_list, _prompt
 from gpg_jax.types import STOP_EOS
 
 Turn = tuple[str, str]
 """Author, "policy" or "tool", and text."""
 
+_AUTHORS = {"gpt": "policy", "assistant": "policy", "observation": "tool", "tool": "tool"}
+_ASKERS = {"system": "system", "human": "user", "user": "user"}
+_RESULT = re.compile(r"\s*<result>.*?</result>", re.DOTALL)
+_ANSWER = re.compile(r"<answer>(.*?)</answer>", re.DOTALL)
+
+
+def read_demonstrations(
+    path: str | Path, tools: Collection[str], *, drop_unfit: bool = False
+) -> list[tuple[Example, list[Turn]]]:
+    """Reads demonstrations: what was asked, and who wrote what.
+
+    A row is asked by `question`, a text, or `prompt`, a text or chat messages, and answered by `turns`,
+    `[["policy", text], ["tool", text], …]`, or `response`, a text that `split_turns` takes apart. Or it has
+    the layout of a published set: `instruction` (the system prompt of an `input` beside it) and `output`, as
+    Tool-Star's (arXiv 2505.16410); `conversations` of `from` and `value`, as ARPO's (arXiv 2507.19849). A
+    `system` beside them is the system prompt.
+
+    The gold answer is `answer`, and without one the demonstration's own: what stands in its last
+    `<answer>…</answer>`, or else its last turn. The other fields become metadata.
+
+    Args:
+      path: `.jsonl`, an object a line, or `.json`, a list of objects.
+      tools: names of the tools that are called in them.
+      drop_unfit: leave out rows whose calls and results do not alternate, which are errors otherwise.
+
+    Returns:
+      Examples and their turns; the last turn of each is the policy's.
+
+    Raises:
+      ValueError: no such file, another ending, no demonstrations, or a row that is none, and which.
+    """
+    path = _existing(path)
+    if path.suffix not in (".jsonl", ".json"):
+        raise ValueError(f"{path} is neither .jsonl nor .json")
+    read: list[tuple[Example, list[Turn]]] = []
+    for row, place in _json_lines(path) if path.suffix == ".jsonl" else _json_list(path):
+        asked, said, rest = _layout(row, place)
+        try:
+            turns = _alternating(said, tools)
+        except ValueError as error:
+            if drop_unfit:
+                continue
+            raise ValueError(f"{place}: {error} (drop_unfit leaves such demonstrations out)") from error
+        gold = rest.pop("answer", None)
+        answer = _own_answer(turns[-1][1]) if _is_empty(gold) else _answer(gold, place)
+        read.append((Example(_prompt(asked, place), answer, rest), turns))
+    if not read:
+        raise ValueError(f"{path} holds no demonstrations of the tools {', '.join(tools) or 'none'}")
+    return read
+
+
+def split_turns(response: str, tools: Collection[str]) -> list[Turn]:
+    """A response with results in it as turns: a call ends the policy's, and its result is the tool's.
+
+    The white space before a result is the tool's: a policy is answered as soon as it has made a call.
+
+    Args:
+      response: text.
+      tools: names of the tools.
+
+    Raises:
+      ValueError: a call without a result, or a result without a call.
+    """
+    call = re.compile("|".join(f"</{re.escape(tool)}>" for tool in tools) or "(?!)")
+    turns: list[Turn] = []
+    begin = 0
+    while found := call.search(response, begin):
+        result = _RESULT.match(response, found.end())
+        if result is None:
+            raise ValueError(f"no <result>…</result> follows the call that {found[0]} ends")
+        turns += [("policy", response[begin : found.end()]), ("tool", result[0])]
+        begin = result.end()
+    if response[begin:].strip():
+        turns.append(("policy", response[begin:]))
+    if any(author == "policy" and _RESULT.search(text) for author, text in turns):
+        raise ValueError(f"a <result>…</result> follows no call of the tools {', '.join(tools) or 'none'}")
+    return turns
+
+
+def _layout(row: dict[str, Any], place: str) -> tuple[Any, list[Turn], dict[str, Any]]:
+    """What a row asks, who says what in it, and its other fields."""
+    rest = dict(row)
+    system = rest.pop("system", None)
+    if "conversations" in rest:
+        asked, said = _conversation(rest.pop("conversations"))
+    elif "instruction" in rest:
+        asked, given, said = rest.pop("instruction"), rest.pop("input", None), rest.pop("output", None)
+        if not _is_empty(given):
+            system, asked = (asked, given) if _is_empty(system) else (system, f"{asked}\n{given}")
+    else:
+        asked = rest.pop("question" if "question" in rest else "prompt", None)
+        said = rest.pop("turns" if "turns" in rest else "response", None)
+    turns = [("policy", said)] if isinstance(said, str) else said
+    if _is_empty(asked) or not isinstance(turns, list) or not turns or not all(map(_is_turn, turns)):
+        raise ValueError(
+            f"{place} is no demonstration, which has question or prompt and turns or response, or "
+            f"instruction and output, or conversations of one question; its fields are {sorted(row)}"
+        )
+    if not _is_empty(system):
+        asked = asked if isinstance(asked, list) else [{"role": "user", "content": asked}]
+        asked = [{"role": "system", "content": system}, *asked]
+    return asked, [(author, text) for author, text in turns], rest
+
+
+def _conversation(entries: Any) -> tuple[Any, Any]:
+    """What is asked at the beginning of a conversation, and the turns behind it; neither, if it is none."""
+    if not isinstance(entries, list) or not all(isinstance(entry, dict) for entry in entries):
+        return None, None
+    spoken = [(str(entry.get("from")), entry.get("value")) for entry in entries]
+    asked = list(itertools.takewhile(lambda entry: entry[0] in _ASKERS, spoken))
+    said = [(_AUTHORS.get(who), text) for who, text in spoken[len(asked) :]]
+    if len(asked) == 1 and asked[0][0] != "system":
+        return asked[0][1], said
+    return [{"role": _ASKERS[who], "content": text} for who, text in asked], said
+
+
+def _is_turn(turn: Any) -> bool:
+    return (
+        isinstance(turn, list | tuple)
+        and len(turn) == 2
+        and turn[0] in ("policy", "tool")
+        and isinstance(turn[1], str)
+        and not _is_empty(turn[1])
+    )
+
+
+def _alternating(said: Sequence[Turn], tools: Collection[str]) -> list[Turn]:
+    """The turns, taken apart where the policy's have the tools' in them."""
+    turns = list(said)
+    if all(author == "policy" for author, _ in said):
+        turns = [turn for _, text in said for turn in split_turns(text, tools)]
+    if turns[-1][0] != "policy":
+        raise ValueError("the policy says nothing behind the last result")
+    return turns
+
+
+def _own_answer(text: str) -> str:
+    found = _ANSWER.findall(text)
+    return (found[-1] if found else text).strip()
+
 
 def demonstration_tokens(
-    turns: Sequence[Turn], encode: Callable[[str], list[int]], eos_id: int
+    turns: Sequence[Turn],
+    encode: Callable[[str], list[int]],
+    eos_id: int,
+    encode_foreign: Callable[[str], list[int]] | None = None,
 ) -> tuple[list[int], list[bool]]:
     """Tokens of a demonstration, and which of them the policy chose; its end-of-sequence token is one.
 
@@ -23,6 +172,7 @@ def demonstration_tokens(
       turns: in order.
       encode: text -> ids of exactly this text.
       eos_id: ends the row.
+      encode_foreign: of the tools' turns, `Tokenizer.encode_foreign`; `encode` for None.
 
     Raises:
       ValueError: an author that is neither policy nor tool, or no turn of the policy's.
@@ -32,7 +182,7 @@ def demonstration_tokens(
     for author, text in turns:
         if author not in ("policy", "tool"):
             raise ValueError(f'the author of a turn is "policy" or "tool", got {author!r}')
-        own = encode(text)
+        own = (encode_foreign if encode_foreign and author == "tool" else encode)(text)
         ids += own
         acted += [author == "policy"] * len(own)
     if not any(acted):

@@ -29,7 +29,8 @@ class Tokenizer(NamedTuple):
       eos_ids: ids that end a row.
       pad_id: id for padding; it is masked wherever it stands.
       special_tokens: role -> text ("bos_token", "eos_token", …), what chat templates may ask for.
-      encode_foreign: text of somebody else's -> ids; characters that it lacks are `?`, or left out.
+      encode_foreign: text of somebody else's, as a tool's result is -> ids, none of them of a special token
+        or with a role, whatever is written in it; characters that it lacks are `?`, or left out.
     """
 
     encode: Callable[[str], list[int]]
@@ -118,8 +119,32 @@ def load_tokenizer(folder: str | Path) -> Tokenizer:
         eos_ids=eos_ids,
         pad_id=pad_id,
         special_tokens=special,
-        encode_foreign=encode,
+        encode_foreign=_foreign_encoder(backend.to_str(), {*eos_ids, pad_id}),
     )
+
+
+def _foreign_encoder(description: str, roles: set[int]) -> Callable[[str], list[int]]:
+    """What writes special tokens, and others that have a role, as the plain text that they look like.
+
+    It raises a ValueError where the vocabulary has nothing else to write such a text with.
+    """
+    import tokenizers
+
+    settings = json.loads(description)
+    for token in settings["added_tokens"]:
+        token["special"] |= token["id"] in roles
+    control = {token["id"] for token in settings["added_tokens"] if token["special"]} | roles
+    backend = tokenizers.Tokenizer.from_str(json.dumps(settings))
+    backend.encode_special_tokens = True
+
+    def encode_foreign(text: str) -> list[int]:
+        ids = backend.encode(text, add_special_tokens=False).ids
+        if found := control.intersection(ids):
+            written = ", ".join(repr(backend.id_to_token(token)) for token in sorted(found))
+            raise ValueError(f"the tokenizer can write {written} as a special token alone")
+        return ids
+
+    return encode_foreign
 
 
 def _roles(

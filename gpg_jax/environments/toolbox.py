@@ -8,6 +8,8 @@ there, and asks again for nothing that it had been told.
 from __future__ import annotations
 
 import dataclasses
+import errno
+import functools
 import hashlib
 import io
 import json
@@ -15,9 +17,12 @@ import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from pathlib import Path
-from typing import NamedTuple, TextIO
+from typing import NamedTuple
 
-from gpg_jax.environments.tools import Answer, Tool, call, find, query_of
+from gpg_jax.environments.tools import Answer, Pool, Tool, find, query_of
+
+UNREADABLE = "Error: the result cannot be written in tokens"
+"""What a row is told where its tokenizer has no way to write a result."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -27,32 +32,49 @@ class Limits:
     Attributes:
       calls: of a row; a further one ends it.
       tokens: of an answer, its tags among them; what is longer is cut.
-      seconds: of a call, its waiting for a place among them; a slower one is answered without.
+      seconds: of a call from when it begins; a slower one is answered without.
       workers: calls that run at once.
+      abandoned: calls that may run on after their time, beside those; one more ends the run.
     """
 
     calls: int = 3
     tokens: int = 256
     seconds: float = 30.0
     workers: int = 8
+    abandoned: int = 32
 
     def __post_init__(self) -> None:
         for field in dataclasses.fields(self):
-            least = 0 if field.name == "calls" else 1e-3 if field.name == "seconds" else 1
+            least = {"calls": 0, "abandoned": 0, "seconds": 1e-3}.get(field.name, 1)
             if not getattr(self, field.name) >= least:
                 raise ValueError(f"{field.name} is {getattr(self, field.name)}; it must be at least {least}")
 
 
 @dataclasses.dataclass
 class Counters:
-    """What the tools did since they were last counted."""
+    """What the tools did since they were last counted.
+
+    Attributes:
+      calls: of rows that had calls left.
+      failures: calls that were told of an error.
+      malformed: of these, calls without a query.
+      over_limit: calls of rows that had none left.
+      timed_out: of the failures, calls that were over their time.
+      abandoned: of all calls so far that were over their time, those that still run now.
+      cut: answers that were too long.
+      mended: answers with characters that are no text, lone surrogates; `?` stands for each.
+      replayed: answers that were found in the journal.
+      seconds: that all calls took.
+    """
 
     calls: int = 0
     failures: int = 0
     malformed: int = 0
     over_limit: int = 0
     timed_out: int = 0
+    abandoned: int = 0
     cut: int = 0
+    mended: int = 0
     replayed: int = 0
     seconds: float = 0.0
 
@@ -105,24 +127,24 @@ class Toolbox:
             raise ValueError(
                 f"an answer has {limits.tokens} tokens, of which its tags take {taken}; allow more"
             )
-        self._places = threading.Semaphore(limits.workers)
+        self._pool = Pool(limits.workers, limits.seconds, limits.abandoned)
         self._lock = threading.Lock()
         self._counters = Counters()
         self._folder, self._rollout = journal, ""
         self._known: dict[str, Answer] = {}
-        self._file: TextIO | None = None
+        self._file: io.FileIO | None = None
 
     def close(self) -> None:
-        """Closes the journal."""
-        if self._file is not None:
-            self._file.close()
-            self._file = None
+        """Closes the journal and ends the threads; nothing can be called any more."""
+        self._pool.close()
+        with self._lock:
+            self._close_journal()
 
     def count(self) -> Counters:
         """What was counted since the last time."""
         with self._lock:
             counted, self._counters = self._counters, Counters()
-        return counted
+        return dataclasses.replace(counted, abandoned=self._pool.abandoned)
 
     def ask(self, rollout: str, request: Request) -> Future[list[int] | None]:
         """Calls a tool.
@@ -132,7 +154,8 @@ class Toolbox:
           request: what the row wrote.
 
         Returns:
-          The tokens of the answer, at most `Limits.tokens`; None where the row's calls are spent.
+          The tokens of the answer, at most `Limits.tokens`; None where the row's calls are spent; or the
+          error that ends the run: calls that hang, a journal that cannot be written.
 
         Raises:
           ValueError: a journal of this rollout that cannot be read.
@@ -156,58 +179,62 @@ class Toolbox:
         except ValueError as error:
             self._settle(future, name, Answer(f"Error: {error}", 0.0, "malformed"))
             return future
-        self._start(future, name, find(self._tools, request.tool), query)
+        called = self._pool.call(find(self._tools, request.tool), query)
+        called.add_done_callback(functools.partial(self._returned, future, name))
         return future
 
     def _turn_to(self, rollout: str) -> None:
         """Opens the journal of a rollout in place of the one before."""
         if self._folder is None or rollout == self._rollout:
             return
-        self.close()
         path = self._folder / f"{rollout}.jsonl"
-        self._known, self._rollout = read_journal(path), rollout
+        known = read_journal(path)
         self._folder.mkdir(parents=True, exist_ok=True)
-        self._file = _open_journal(path)
+        self._close_journal()
+        self._file, self._known, self._rollout = _open_journal(path), known, rollout
 
-    def _start(self, future: Future, name: str, tool: Tool, query: str) -> None:
-        # Daemons: a tool that never returns must keep neither its place's successors nor the exit waiting.
-        def late() -> None:
-            text = f"Error: no answer within {self._limits.seconds:g} s"
-            self._settle(future, name, Answer(text, self._limits.seconds, "timed_out"))
+    def _close_journal(self) -> None:
+        if self._file is not None:
+            self._file.close()
+            self._file = None
 
-        def work() -> None:
-            with self._places:
-                if not future.done():
-                    self._settle(future, name, call(tool, query))
-            timer.cancel()
-
-        timer = threading.Timer(self._limits.seconds, late)
-        timer.daemon = True
-        timer.start()
-        threading.Thread(target=work, daemon=True).start()
+    def _returned(self, future: Future, name: str, called: Future[Answer]) -> None:
+        error = called.exception()
+        if error is None:
+            self._settle(future, name, called.result())
+        else:
+            future.set_exception(error)
 
     def _settle(self, future: Future, name: str, answer: Answer, *, note: bool = True) -> None:
-        """Gives the answer, once: the first of tool and timer counts."""
-        with self._lock:
-            if future.done():
-                return
-            if note and self._file is not None:
-                self._file.write(json.dumps({"name": name, **answer._asdict()}) + "\n")
-                self._file.flush()
-            try:
-                body = self._codec.encode(answer.text)
-            except Exception as error:  # in a thread of its own it would be lost, and the row wait for ever
-                future.set_exception(error)
-                return
+        """Gives the answer, or what went wrong on the way: in silence the row would wait for ever."""
+        try:
+            answer, body = self._encode(answer)
             room = self._limits.tokens - len(self._open) - len(self._close)
-            self._add_locked(
-                failures=bool(answer.failure),
-                malformed=answer.failure == "malformed",
-                timed_out=answer.failure == "timed_out",
-                cut=len(body) > room,
-                seconds=answer.seconds,
-            )
+            with self._lock:
+                if note and self._file is not None:
+                    _note(self._file, {"name": name, **answer._asdict()})
+                self._add_locked(
+                    failures=bool(answer.failure),
+                    malformed=answer.failure == "malformed",
+                    timed_out=answer.failure == "timed_out",
+                    cut=len(body) > room,
+                    mended=answer.mended,
+                    seconds=answer.seconds,
+                )
+        except Exception as error:
+            future.set_exception(error)
+        else:
             future.set_result([*self._open, *body[:room], *self._close])
+
+    def _encode(self, answer: Answer) -> tuple[Answer, list[int]]:
+        """The answer as it can be written, and its tokens; done again, it is the same."""
+        text = answer.text.encode("utf-8", "replace").decode()
+        answer = answer._replace(text=text, mended=answer.mended or text != answer.text)
+        try:
+            return answer, self._codec.encode(text)
+        except Exception:  # codecs differ in what they raise
+            answer = answer._replace(text=UNREADABLE, failure="unreadable")
+            return answer, self._codec.encode(UNREADABLE)
 
     def _add(self, **counted: float) -> None:
         with self._lock:
@@ -224,15 +251,24 @@ def call_name(row: int, number: int, text: str) -> str:
     return f"{row}/{number}/{digest}"
 
 
-def _open_journal(path: Path) -> TextIO:
+def _open_journal(path: Path) -> io.FileIO:
     """The journal open at its end, behind its last whole line."""
-    file = path.open("a+b")
+    file = io.FileIO(path, "a+")
     size = file.seek(0, io.SEEK_END)
     file.seek(0)
-    whole = file.read().rfind(b"\n") + 1
+    whole = file.readall().rfind(b"\n") + 1
     if whole < size:
         file.truncate(whole)
-    return io.TextIOWrapper(file, encoding="utf-8")
+    return file
+
+
+def _note(file: io.FileIO, record: dict[str, object]) -> None:
+    """Appends a line, whole or not at all: no later line may stand behind half a one."""
+    line = (json.dumps(record) + "\n").encode()
+    size = file.seek(0, io.SEEK_END)
+    if file.write(line) < len(line):
+        file.truncate(size)
+        raise OSError(errno.ENOSPC, "no room for an answer in the journal of the tools", file.name)
 
 
 def read_journal(path: Path) -> dict[str, Answer]:
@@ -248,8 +284,9 @@ def read_journal(path: Path) -> dict[str, Answer]:
     for number, line in enumerate(lines[:-1], 1):
         try:
             record = json.loads(line)
-            known[record["name"]] = Answer(record["text"], record["seconds"], record["failure"])
-        except (ValueError, KeyError, TypeError) as error:
+            name = record.pop("name")
+            known[name] = Answer(**record)
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise ValueError(
                 f"line {number} of the journal {path} is no answer of a tool: {error}"
             ) from error

@@ -3,14 +3,20 @@
 from __future__ import annotations
 
 import dataclasses
+import io
 import json
+import subprocess
+import sys
 import threading
 import time
+from pathlib import Path
 
 import pytest
 
+import gpg_jax
 from gpg_jax.data.tokenizers import character_tokenizer
-from gpg_jax.environments.toolbox import Codec, Limits, Request, Toolbox, read_journal
+from gpg_jax.environments import toolbox as module
+from gpg_jax.environments.toolbox import UNREADABLE, Codec, Limits, Request, Toolbox, read_journal
 from gpg_jax.environments.tools import Tool, call, query_of
 
 ALPHABET = "".join(map(chr, range(32, 127))) + "\n"
@@ -79,15 +85,150 @@ def test_a_tool_that_raises_is_tried_again_and_then_read_by_the_policy():
     assert odd.text.startswith("Error: TypeError: the tool 'odd' returned int")
 
 
-def test_a_tool_that_hangs_keeps_nobody_waiting():
+def asks(toolbox: Toolbox, tool: str, rows: int, first: int = 0) -> list:
+    """Futures of as many calls at once."""
+    return [
+        toolbox.ask("r", request(f"<{tool}>{row}</{tool}>", row=row, tool=tool))
+        for row in range(first, first + rows)
+    ]
+
+
+def heard(futures: list) -> list[str]:
+    return [TOKENIZER.decode(future.result(timeout=10)) for future in futures]
+
+
+def test_a_tool_that_hangs_keeps_nobody_waiting(tmp_path):
     never = threading.Event()
-    toolbox = box(Tool("hang", lambda query: str(never.wait())), seconds=0.2, workers=1)
-    start = time.monotonic()
-    futures = [toolbox.ask("r", request("<hang>x</hang>", row=row, tool="hang")) for row in range(3)]
-    answers = [TOKENIZER.decode(future.result(timeout=10)) for future in futures]
-    assert all("no answer within 0.2 s" in answer for answer in answers)
-    assert time.monotonic() - start < 5 and toolbox.count().timed_out == 3
+    hang = Tool("hang", lambda query: str(never.wait()))
+    toolbox = box(hang, Tool("echo", str.upper), journal=tmp_path, seconds=0.1, workers=2)
+    assert all("no answer within 0.1 s" in answer for answer in heard(asks(toolbox, "hang", 3)))
+    healthy = heard(asks(toolbox, "echo", 20, first=3))
+    assert healthy == [f" <result>\n{row}\n</result>" for row in range(3, 23)]
+    counted = toolbox.count()
+    assert (counted.timed_out, counted.abandoned, counted.failures) == (3, 3, 3)
     never.set()
+    until = time.monotonic() + 10
+    while toolbox.count().abandoned and time.monotonic() < until:
+        time.sleep(0.01)
+    assert toolbox.count().abandoned == 0
+    toolbox.close()
+    known = read_journal(tmp_path / "r.jsonl")  # what came too late is not in it
+    assert [answer.failure for answer in known.values()].count("timed_out") == 3 and len(known) == 23
+
+
+def test_to_wait_for_a_place_is_no_timeout():
+    """Four calls of 0.3 s take 1.2 s in one place, each of them less than the limit."""
+    toolbox = box(Tool("slow", lambda query: time.sleep(0.3) or query), seconds=0.9, workers=1)
+    assert heard(asks(toolbox, "slow", 4)) == [f" <result>\n{row}\n</result>" for row in range(4)]
+    assert toolbox.count().timed_out == 0
+
+
+def test_calls_share_the_threads_of_a_pool():
+    threads = set()
+
+    def whose(query: str) -> str:
+        threads.add(threading.current_thread())
+        return query
+
+    toolbox = box(Tool("whose", whose), workers=3)
+    before = threading.active_count()
+    heard(asks(toolbox, "whose", 30))
+    assert len(threads) <= 3 and threading.active_count() - before <= 4
+    toolbox.close()
+    assert all(not thread.join(10) and not thread.is_alive() for thread in threads)
+
+
+def test_too_many_calls_that_hang_end_the_run():
+    never = threading.Event()
+    hang = Tool("hang", lambda query: str(never.wait()))
+    toolbox = box(hang, Tool("echo", str.upper), seconds=0.1, workers=1, abandoned=1)
+    first, second, waiting = asks(toolbox, "hang", 3)
+    assert "no answer within" in heard([first])[0]
+    for future in (second, waiting, toolbox.ask("r", request("<echo>a</echo>"))):
+        with pytest.raises(
+            RuntimeError, match=r"2 calls of tools are still running 0.1 s after.* at most 1 may"
+        ):
+            future.result(timeout=10)
+    assert toolbox.count().abandoned == 2
+    never.set()
+
+
+def test_a_tool_that_leaves_is_read_by_the_policy():
+    toolbox = box(Tool("leave", lambda query: sys.exit(query)))
+    assert "Error: SystemExit: 0" in heard(asks(toolbox, "leave", 1))[0]
+
+
+def test_what_hangs_does_not_keep_the_process():
+    program = """
+import threading
+from gpg_jax.environments.toolbox import Codec, Limits, Request, Toolbox
+from gpg_jax.environments.tools import Tool
+codec = Codec(lambda text: list(text.encode()), lambda ids: bytes(ids).decode())
+hang = Tool("hang", lambda query: threading.Event().wait())
+toolbox = Toolbox([hang], codec, Limits(seconds=0.05, workers=1))
+for row in range(2):
+    ids = codec.encode("<hang>x</hang>")
+    print(codec.decode(toolbox.ask("r", Request(row, 0, "hang", ids)).result()))
+toolbox.ask("r", Request(2, 0, "hang", ids))
+"""
+    root = Path(gpg_jax.__file__).parents[1]
+    done = subprocess.run(
+        [sys.executable, "-c", program], cwd=root, timeout=60, capture_output=True, text=True, check=True
+    )
+    assert done.stdout.count("no answer within 0.05 s") == 2 and not done.stderr
+
+
+def test_a_result_that_is_no_text_is_mended_and_counted(tmp_path):
+    def said_and_counted() -> tuple:
+        toolbox = box(Tool("odd", lambda query: "a\ud83d\ude00b"), journal=tmp_path)
+        said = heard(asks(toolbox, "odd", 1))
+        toolbox.close()
+        return said, dataclasses.asdict(toolbox.count())
+
+    said, counted = said_and_counted()
+    assert said == [" <result>\na??b\n</result>"] and counted["mended"] == 1 and counted["failures"] == 0
+    assert said_and_counted() == (said, counted | {"replayed": 1})
+
+
+def test_a_journal_with_what_is_no_text_is_replayed(tmp_path):
+    """Half of a surrogate pair was written to the journal before it was found out to be no text."""
+    toolbox, journal = box(Tool("odd", str.upper), journal=tmp_path), tmp_path / "r.jsonl"
+    heard(asks(toolbox, "odd", 1))
+    toolbox.close()
+    record = json.loads(journal.read_text())
+    del record["mended"]
+    journal.write_text(json.dumps(record | {"text": "a\ud800b"}) + "\n")
+    toolbox = box(Tool("odd", str.upper), journal=tmp_path)
+    assert heard(asks(toolbox, "odd", 1)) == [" <result>\na?b\n</result>"]
+    assert toolbox.count().mended == 1
+    toolbox.close()
+
+
+def test_a_result_without_tokens_is_told_so(tmp_path):
+    toolbox = box(Tool("odd", lambda query: "é"), journal=tmp_path)
+    assert heard(asks(toolbox, "odd", 1)) == [f" <result>\n{UNREADABLE}\n</result>"]
+    assert toolbox.count().failures == 1
+    toolbox.close()
+    (answer,) = read_journal(tmp_path / "r.jsonl").values()
+    assert answer.text == UNREADABLE and answer.failure == "unreadable"
+
+
+def test_a_full_disk_ends_the_run_and_leaves_whole_lines(tmp_path, monkeypatch):
+    class Full(io.FileIO):
+        """Takes the first line, and half of any other."""
+
+        def write(self, line):
+            return super().write(line if self.seek(0, io.SEEK_END) == 0 else line[: len(line) // 2])
+
+    monkeypatch.setattr(module, "_open_journal", lambda path: Full(path, "a+"))
+    toolbox = box(Tool("echo", str.upper), journal=tmp_path)
+    heard(asks(toolbox, "echo", 1))
+    for asked in (request("<echo>1</echo>", row=1), request("<echo></echo>", row=2)):
+        with pytest.raises(OSError, match="no room for an answer in the journal"):
+            toolbox.ask("r", asked).result(timeout=10)
+    toolbox.close()
+    assert (tmp_path / "r.jsonl").read_bytes().count(b"\n") == 1
+    assert len(read_journal(tmp_path / "r.jsonl")) == 1
 
 
 def test_calls_run_beside_each_other_up_to_the_limit():
@@ -166,6 +307,7 @@ def test_a_journal_of_something_else_is_refused_untouched(tmp_path):
         ({"tokens": 20}, "its tags take 20"),
         ({"workers": 0}, "workers is 0"),
         ({"seconds": 0}, "seconds is 0"),
+        ({"abandoned": -1}, "abandoned is -1"),
     ],
 )
 def test_limits_that_leave_no_room_are_refused(limits, message):
