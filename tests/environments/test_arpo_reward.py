@@ -7,7 +7,8 @@ import json
 import pytest
 
 from gpg_jax.data.examples import Example
-from gpg_jax.environments.arpo_reward import arpo_f1, arpo_reward, exact, f1, format_error
+from gpg_jax.environments.answers import exact, f1
+from gpg_jax.environments.arpo_reward import arpo_f1, arpo_reward, calls, format_error
 from gpg_jax.environments.trajectory import Part, Trajectory, parse
 
 GOLD = Example("q", "cat")
@@ -63,11 +64,25 @@ def test_a_page_cannot_earn_the_bonus_nor_break_the_format():
     assert arpo_reward(answered("dog", SEARCHED[0], page), GOLD) == 0.0
 
 
+@pytest.mark.parametrize("rest", ["", "\n\n", ".", "></", " <"])
+def test_a_token_may_end_behind_the_tag_that_it_completes(rest):
+    """A row is stopped by a token, of which a part may stand behind the tag, as in SmolLM2's `>.`."""
+    turns = (SEARCHED[0] + rest, SEARCHED[1], COUNTED[0] + rest, COUNTED[1])
+    response = answered("cat", *turns)
+    assert format_error(response.parts) == "" and calls(response.parts) == ["search", "python"]
+    assert arpo_reward(response, GOLD) == pytest.approx(1.1)
+    split = trajectory("<think>x</think><search>a</search></", " <result>\nb\n</result>", "think>")
+    assert calls(split.parts) == ["search"] and split.endswith("</think>")
+    assert format_error(split.parts) != format_error(trajectory(str(split)).parts)
+
+
 def test_the_best_of_several_gold_answers_counts():
     several = Example("q", json.dumps(["a black cat", "dog"]))
     assert arpo_f1(answered("dog"), several) == 1.0
     assert arpo_f1(answered("black dog"), several) == pytest.approx(2 / 3)
     assert arpo_f1(answered("[dog]"), Example("q", "[dog]")) == 1.0
+    cities = Example("q", "Paris", {"answers": ["Paris", "City of Light"]})
+    assert arpo_reward(answered("City of Light"), cities) == 1.0
 
 
 @pytest.mark.parametrize(
