@@ -3,8 +3,8 @@
     python -m experiments.train --config=configs/arpo_search.py --workdir=runs/search
 
 The town of bob's boss stands in no document: one says who the boss is, another where that one lives. The
-people of the held-out questions are never asked about in training. The argument `without_tools` shows what can
-be guessed.
+people of the held-out questions are never asked about in training. The argument `without_tools` shows what
+can be guessed.
 """
 
 from __future__ import annotations

@@ -35,11 +35,12 @@ def main() -> None:
     with command_line.sentences():
         if config is None or FLAGS.workdir is None:
             raise ValueError("give --config=configs/studies/X.py and --workdir=FOLDER")
-        if config.get("study") not in STUDIES:
-            raise ValueError(f"there is no study {config.get('study')!r}; {nearest(str(config.get('study')), STUDIES)}")
+        kind = str(config.get("study"))
+        if kind not in STUDIES:
+            raise ValueError(f"there is no study {kind!r}; {nearest(kind, STUDIES)}")
         workdir = Path(FLAGS.workdir)
         workdir.mkdir(parents=True, exist_ok=True)
-        findings = STUDIES[config.study](config, workdir, console)
+        findings = STUDIES[kind](config, workdir, console)
     path = write(findings, workdir, config.question, " ".join(["python -m experiments.study", *sys.argv[1:]]))
     console.print(markdown(findings.rows), *findings.notes, sep="\n", markup=False, highlight=False)
     console.print(f"findings: {path}", markup=False, highlight=False)

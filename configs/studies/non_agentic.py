@@ -1,6 +1,6 @@
 """GPG where nothing marks a boundary: high-entropy tokens against other cuts, on a task without tools.
 
-    python -m experiments.study --config=configs/studies/non_agentic.py --workdir=runs/non_agentic
+python -m experiments.study --config=configs/studies/non_agentic.py --workdir=runs/non_agentic
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """ARPO beside GRPO from small to larger models, on the search task.
 
-    python -m experiments.study --config=configs/studies/scale.py --workdir=runs/scale
-    python -m experiments.study --config=configs/studies/scale.py:large --workdir=runs/scale_large
+python -m experiments.study --config=configs/studies/scale.py --workdir=runs/scale
+python -m experiments.study --config=configs/studies/scale.py:large --workdir=runs/scale_large
 """
 
 from __future__ import annotations

@@ -18,15 +18,15 @@ class Interval(NamedTuple):
     Attributes:
       mean: of the seeds.
       half: half the width of the interval, NaN for one seed.
-      count: seeds.
+      seeds: how many.
     """
 
     mean: float
     half: float
-    count: int
+    seeds: int
 
     def __str__(self) -> str:
-        return f"{self.mean:.3g}" if self.count < 2 else f"{self.mean:.3g} ± {self.half:.2g}"
+        return f"{self.mean:.3g}" if self.seeds < 2 else f"{self.mean:.3g} ± {self.half:.2g}"
 
 
 Cell = str | int | float | Interval
@@ -93,8 +93,12 @@ def write(findings: Findings, folder: Path, question: str, command: str) -> Path
     text = f"# {question}\n\n    {command}\n\n{markdown(findings.rows)}\n{notes}"
     path = folder / "findings.md"
     path.write_text(text, encoding="utf-8")
-    record = {"question": question, "command": command, "notes": list(findings.notes),
-              "rows": [{name: _plain(cell) for name, cell in row.items()} for row in findings.rows]}  # fmt: skip
+    record = {
+        "question": question,
+        "command": command,
+        "notes": list(findings.notes),
+        "rows": [{name: _plain(cell) for name, cell in row.items()} for row in findings.rows],
+    }
     (folder / "findings.json").write_text(json.dumps(record, indent=1), encoding="utf-8")
     findings.figure.savefig(folder / "findings.png", dpi=130)
     return path

@@ -65,10 +65,11 @@ def training(config: ConfigDict, workdir: Path, console: Console) -> Findings:
     Raises:
       ValueError: an arm whose configuration is wrong; nothing has run then.
     """
-    runs = {(arm, seed): experiment_of(config, arm, seed) for arm in config.arms for seed in range(config.seeds)}
+    seeds = range(config.seeds)
+    runs = {(arm, seed): experiment_of(config, arm, seed) for arm in config.arms for seed in seeds}
     _train_all(runs, workdir, config.jobs, console)
     lines = {
-        arm: [list(records.read(_folder(workdir, arm, seed) / "metrics.jsonl")) for seed in range(config.seeds)]
+        arm: [list(records.read(_folder(workdir, arm, seed) / "metrics.jsonl")) for seed in seeds]
         for arm in config.arms
     }
     first = next(iter(runs.values())).cold_start.steps + 1
@@ -185,7 +186,7 @@ def _last(lines: Lines, name: str, tail: int) -> float:
 
 
 def _row(arm: str, found: Sequence[Mapping[str, float]]) -> dict[str, Cell]:
-    return {"arm": arm} | {name: interval([run[name] for run in found]) for name in found[0]}
+    return {"arm": arm, **{name: interval([run[name] for run in found]) for name in found[0]}}
 
 
 def _comparisons(values: Mapping[str, Sequence[Mapping[str, float]]]) -> list[str]:
@@ -200,7 +201,7 @@ def _comparisons(values: Mapping[str, Sequence[Mapping[str, float]]]) -> list[st
 
 
 def _verdict(apart: Interval) -> str:
-    if apart.count < 2:
+    if apart.seeds < 2:
         return "one seed"
     return "its interval holds 0" if abs(apart.mean) <= apart.half else "its interval does not hold 0"
 

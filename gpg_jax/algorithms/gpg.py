@@ -160,13 +160,19 @@ def _units(
     if fraction is not None:
         share = fraction
         checks.within("entropy_fraction", share, 1e-6, 1)
-        return lambda batch: high_entropy_units(batch.rollout.action_mask, batch.old.entropy, share)
+        return lambda batch: _cut_at_entropy(batch, share)
     if markers is not None:
         compiled = _compiled(markers)
         return lambda batch: marked_units(compiled, batch.rollout.tokens, batch.rollout.action_mask).unit_ids
     number = 4 if number is None else number
     count("unit_count", number)
     return lambda batch: fixed_count_units(batch.rollout.action_mask, number)
+
+
+def _cut_at_entropy(batch: Batch, fraction: float) -> Array:
+    if batch.old.entropy is None:
+        raise ValueError("entropy_fraction reads Scores.entropy of the old policy: name it in Method.needs")
+    return high_entropy_units(batch.rollout.action_mask, batch.old.entropy, fraction)
 
 
 def _compiled(markers: tuple[str, ...] | Markers) -> Markers:
@@ -192,10 +198,10 @@ def _watch(
     """Units of a row, what kept it from being cut, and rows that its mean token is shared by."""
 
     def watch(batch: Batch, unit_ids: Array) -> dict[str, Array]:
-        seen = {"units": jnp.max(unit_ids, axis=1) + 1}
+        seen: dict[str, Array] = {"units": jnp.max(unit_ids, axis=1) + 1}
         if classes is not None:
             seen["sharing"] = _sharing(batch, classes)
-        return seen if markers is None else seen | marker_faults(_compiled(markers), batch.rollout)
+        return seen if markers is None else {**seen, **marker_faults(_compiled(markers), batch.rollout)}
 
     return watch
 

@@ -98,7 +98,8 @@ def marker_faults(markers: Markers, rollout: Rollout) -> dict[str, Array]:
       rollout: whose rows are read.
     """
     fault = marked_units(markers, rollout.tokens, rollout.action_mask).fault
-    return {"marker_fault": fault > 0} | {f"marker_{name}": (fault & flag) > 0 for name, flag in FAULTS.items()}
+    kinds = {f"marker_{name}": (fault & flag) > 0 for name, flag in FAULTS.items()}
+    return {"marker_fault": fault > 0, **kinds}
 
 
 def completed(automaton: Automaton, tokens: Array, action_mask: Array) -> Array:
@@ -112,7 +113,7 @@ def completed(automaton: Automaton, tokens: Array, action_mask: Array) -> Array:
       action_mask: `bool[B, L]`.
     """
 
-    def read(state: Array, column: tuple[Array, Array]) -> tuple[Array, Array]:
+    def read(state: jax.Array, column: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array]:
         token, acted = column
         following, pattern = advance(automaton, state, token)
         return jnp.where(acted, following, 0), jnp.where(acted, pattern, -1)

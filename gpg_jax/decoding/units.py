@@ -167,10 +167,10 @@ def _row_uniforms(tokens: Array, seed: int) -> tuple[Array, Array]:
     """Two uniform numbers a token, named by seed and row: a row is named by a hash of its tokens."""
     odd = jnp.uint32(2654435769)  # Knuth's multiplicative hash, folded over the row's own tokens
 
-    def absorb(state: Array, token: Array) -> tuple[Array, None]:
+    def absorb(state: jax.Array, token: jax.Array) -> tuple[jax.Array, None]:
         return jnp.where(token < 0, state, (state ^ (token + 1).astype(jnp.uint32)) * odd), None
 
-    name, _ = jax.lax.scan(absorb, jnp.full(tokens.shape[:1], odd), tokens.T)
+    name, _ = jax.lax.scan(absorb, jnp.full(tokens.shape[:1], odd), jnp.asarray(tokens).T)
     place = jnp.arange(tokens.shape[1])
 
     def draw(row: Array, place: Array) -> Array:

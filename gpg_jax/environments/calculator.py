@@ -7,6 +7,7 @@ import math
 import operator
 import re
 from collections.abc import Callable
+from typing import Any
 
 from gpg_jax.environments.tools import Tool
 
@@ -26,9 +27,16 @@ def _round(value: int | float, digits: int = 0) -> int | float:
     return round(value, digits)
 
 
-_FUNCTIONS = {"sqrt": math.sqrt, "abs": abs, "round": _round, "min": min, "max": max, "floor": math.floor}
+_FUNCTIONS: dict[str, Callable[..., Any]] = {
+    "sqrt": math.sqrt,
+    "abs": abs,
+    "round": _round,
+    "min": min,
+    "max": max,
+    "floor": math.floor,
+}
 _NODES = {ast.Expr, ast.Constant, ast.BinOp, ast.UnaryOp, ast.Call, ast.Name}
-_OPERATORS = {
+_OPERATORS: dict[type[ast.AST], Callable[..., Any]] = {
     ast.Add: operator.add,
     ast.Sub: operator.sub,
     ast.Mult: operator.mul,

@@ -43,9 +43,9 @@ def parse(ids: Sequence[int], acted: Sequence[bool], decode: Callable[[Sequence[
       acted: whether the policy chose the token.
       decode: ids -> text.
     """
-    acted = np.asarray(acted, bool)
-    cuts = np.flatnonzero(np.diff(acted)) + 1
-    pieces = zip(np.split(np.asarray(ids), cuts), np.split(acted, cuts), strict=True)
+    own = np.asarray(acted, bool)
+    cuts = np.flatnonzero(np.diff(own)) + 1
+    pieces = zip(np.split(np.asarray(ids), cuts), np.split(own, cuts), strict=True)
     return Trajectory(
         [Part(decode(piece.tolist()), bool(author[0])) for piece, author in pieces if len(piece)]
     )

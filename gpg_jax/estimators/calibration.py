@@ -34,7 +34,7 @@ def tree_classes(
     rows = jnp.broadcast_to(jnp.arange(parent.shape[0], dtype=jnp.int32)[:, None], (parent.shape[0], length))
     parent, fork = jnp.asarray(parent, jnp.int32), jnp.asarray(fork)
 
-    def above(owner: Array) -> Array:
+    def above(owner: jax.Array) -> jax.Array:
         return jnp.where(position < fork[owner], parent[owner], owner)
 
     owner, _ = jax.lax.while_loop(

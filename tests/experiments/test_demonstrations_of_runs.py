@@ -6,6 +6,7 @@ import dataclasses
 import json
 
 import pytest
+
 from configs.arpo_calculator import get_config
 from experiments.config import Experiment
 from experiments.demonstrations import go_to, load_demonstrations, place
@@ -58,7 +59,7 @@ def test_a_long_demonstration_is_an_error_or_left_out(tmp_path):
     path = written(tmp_path / "d.jsonl", [long])
     config = configure(data=path)
     task = load_task(config)
-    with pytest.raises(ValueError, match="1 of the 41 demonstrations .* longer than .*new_tokens=40"):
+    with pytest.raises(ValueError, match=r"1 of the 41 demonstrations .* longer than .*new_tokens=40"):
         load_demonstrations(config, task)
     kept = load_demonstrations(configure(data=path, drop_unfit=True), task)
     assert all("1" * 99 not in str(one) for _ in range(5) for one in next(kept.batches))
@@ -67,6 +68,6 @@ def test_a_long_demonstration_is_an_error_or_left_out(tmp_path):
 def test_a_cold_start_from_nothing_is_refused():
     config = from_config_dict(Experiment, get_config())
     task = load_task(config)._replace(demonstrate=None)
-    with pytest.raises(ValueError, match="has no demonstrations; give cold_start.data"):
+    with pytest.raises(ValueError, match=r"has no demonstrations; give cold_start\.data"):
         load_demonstrations(config, task)
     assert load_demonstrations(configure(steps=0), task) is None

@@ -6,14 +6,15 @@ import json
 
 import numpy as np
 import pytest
-from experiments.studies.findings import Findings, Interval, interval, markdown, paired, write
 from matplotlib.figure import Figure
+
+from experiments.studies.findings import Findings, Interval, interval, markdown, paired, write
 
 
 def test_an_interval_is_students():
     # Mean 2, s² = 1 over n − 1 = 2. Student's quantile for 2 degrees is (2p − 1)/√(2p(1 − p)).
     found = interval([1.0, 2.0, 3.0])
-    assert found.mean == 2 and found.count == 3
+    assert found.mean == 2 and found.seeds == 3
     np.testing.assert_allclose(found.half, 0.95 / np.sqrt(2 * 0.975 * 0.025) / np.sqrt(3), rtol=1e-12)
 
 
@@ -25,7 +26,7 @@ def test_one_value_has_no_width_and_none_is_an_error():
 
 def test_pairs_take_out_what_seeds_share():
     seeds = np.array([0.0, 10.0, 20.0])
-    apart = paired((seeds + [1.0, 1.1, 0.9]).tolist(), seeds.tolist())
+    apart = paired((seeds + np.array([1.0, 1.1, 0.9])).tolist(), seeds.tolist())
     assert abs(apart.mean - 1) < 1e-12 and apart.half < 0.3
 
 
@@ -43,5 +44,5 @@ def test_what_is_written_reads_back(tmp_path):
     assert markdown(rows) in text and "| a | 0.5 ± 0.1 |" in text
     assert "# Which?" in text and "python -m x" in text and "- a is higher" in text
     record = json.loads((tmp_path / "findings.json").read_text())
-    assert record["rows"][1]["reward"] == {"mean": 0.25, "half": 0.2, "count": 3}
+    assert record["rows"][1]["reward"] == {"mean": 0.25, "half": 0.2, "seeds": 3}
     assert (tmp_path / "findings.png").stat().st_size > 0

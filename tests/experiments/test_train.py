@@ -385,9 +385,18 @@ def test_a_run_that_is_killed_again_and_again_ends_as_if_undisturbed(tmp_path):
 
 @pytest.mark.slow
 def test_a_run_with_tools_that_is_killed_is_told_what_it_had_been_told(tmp_path):
-    flags = ["--config=configs/arpo_calculator.py", "--config.cold_start.steps=6", "--config.schedule.steps=9"]
-    flags += ["--config.checkpoint.every=5", "--config.schedule.prompts=8", "--config.output.rollouts=4"]
-    flags += ["--config.evaluation.examples=8", "--config.branching.mode=random", "--config.branching.roots=4"]
+    changes = {
+        "cold_start.steps": 6,
+        "schedule.steps": 9,
+        "schedule.prompts": 8,
+        "checkpoint.every": 5,
+        "output.rollouts": 4,
+        "evaluation.examples": 8,
+        "branching.mode": "random",
+        "branching.roots": 4,
+    }
+    flags = ["--config=configs/arpo_calculator.py"]
+    flags += [f"--config.{key}={value}" for key, value in changes.items()]
     whole, killed, cache = tmp_path / "whole", tmp_path / "killed", str(tmp_path / "cache")
     undisturbed = command(*flags, f"--workdir={whole}", cache=cache)
     said, _ = undisturbed.communicate()
@@ -402,5 +411,5 @@ def test_a_run_with_tools_that_is_killed_is_told_what_it_had_been_told(tmp_path)
     said, _ = again.communicate()
     assert again.returncode == 0 and "resuming after iteration 10" in said, said
     assert_same_run(whole, killed, 15)
-    replayed = [line["tool_replayed"] for line in records.read(killed / output.METRICS) if "tool_calls" in line]
+    replayed = [line.get("tool_replayed", 0) for line in records.read(killed / output.METRICS)]
     assert any(replayed), "nothing was asked before the kill, so that the test shows nothing"

@@ -6,10 +6,11 @@ import importlib
 import itertools
 
 import pytest
+from rich.console import Console
+
 from configs.studies.comparison import get_config
 from experiments.config import Experiment
 from experiments.studies.training import draw, experiment_of, numbers, reached, training
-from rich.console import Console
 
 
 def line(step: int, reward: float) -> dict[str, float]:

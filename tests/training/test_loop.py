@@ -81,7 +81,7 @@ def key(number: int, batch: int = 0) -> tuple[int, ...]:
 
 @pytest.mark.parametrize("first", [1, 3])
 def test_a_phase_asks_with_the_state_that_it_begins_with(first):
-    """What `begin` is given may be donated, so that nothing may be asked with it; also where a run resumes."""
+    """What `begin` is given may be donated: nothing may be asked with it, also where a run resumes."""
     coming, log = run(range(first, 5), begins=lambda state: SimpleNamespace(params=state.params + 100))
     done = {iteration.step: iteration.state.params for iteration in coming}
     asked = [params for what, params, *_ in log if what == "decode"]
