@@ -12,8 +12,9 @@ from experiments.setup import Setup, open_toolbox, stream, writer
 from experiments.statistics import Accuracy, accuracy
 from experiments.transcripts import transcript
 from gpg_jax.data.examples import Example
-from gpg_jax.decoding.rollouts import pad_prompts, response_ids
+from gpg_jax.decoding.rollouts import Written, pad_prompts, response_ids
 from gpg_jax.decoding.sampling import Sampling
+from gpg_jax.environments.rewards import Failure, Judged
 from gpg_jax.training.collect import Write
 from gpg_jax.types import Params
 
@@ -37,16 +38,32 @@ class Evaluator(NamedTuple):
 
 
 class Answers(NamedTuple):
-    """Judged responses to examples.
+    """Judged responses to P examples, S to each.
 
     Attributes:
-      correct: `bool[P, S]`.
+      outcome: `float32[P, S]`, the verifier's word.
+      correct: `bool[P, S]`, where that is 1.
       accuracy: its mean and interval.
+      parts: name of a reward -> `float32[P, S]`.
+      calls: `int32[P, S]`, calls of tools that were answered.
+      failures: what a verifier or a reward did not survive, rows counted through.
       transcripts: a row each, enough to be judged again.
     """
 
+    outcome: np.ndarray
     correct: np.ndarray
     accuracy: Accuracy
+    parts: dict[str, np.ndarray]
+    calls: np.ndarray
+    failures: tuple[Failure, ...]
+    transcripts: list[dict[str, Any]]
+
+
+class _Batch(NamedTuple):
+    """What was written to some examples, and what it is worth."""
+
+    said: Written
+    judged: Judged
     transcripts: list[dict[str, Any]]
 
 
@@ -72,11 +89,25 @@ def evaluate(evaluator: Evaluator, params: Params, examples: Sequence[Example]) 
       params: of the policy.
       examples: what to ask, at least one.
     """
-    size = _batch_size(evaluator.setup, len(examples))
+    size, samples = _batch_size(evaluator.setup, len(examples)), evaluator.samples
     starts = range(0, len(examples), size)
     batches = [_ask(evaluator, params, examples[start : start + size], start, size) for start in starts]
-    correct = np.concatenate([found for found, _ in batches])
-    return Answers(correct, accuracy(correct), [row for _, rows in batches for row in rows])
+    outcome = np.concatenate([batch.judged.outcome for batch in batches]).reshape(-1, samples)
+    parts = {name: [batch.judged.parts[name] for batch in batches] for name in batches[0].judged.parts}
+    failures = [
+        failure._replace(row=start * samples + failure.row)
+        for start, batch in zip(starts, batches, strict=True)
+        for failure in batch.judged.failures
+    ]
+    return Answers(
+        outcome=outcome,
+        correct=outcome >= 1,
+        accuracy=accuracy(outcome >= 1),
+        parts={name: np.concatenate(values).reshape(-1, samples) for name, values in parts.items()},
+        calls=np.concatenate([batch.said.calls for batch in batches]).reshape(-1, samples),
+        failures=tuple(failures),
+        transcripts=[row for batch in batches for row in batch.transcripts],
+    )
 
 
 def _batch_size(setup: Setup, count: int) -> int:
@@ -85,9 +116,7 @@ def _batch_size(setup: Setup, count: int) -> int:
     return min(setup.config.evaluation.batch, -(-count // shards) * shards)
 
 
-def _ask(
-    evaluator: Evaluator, params: Params, examples: Sequence[Example], start: int, size: int
-) -> tuple[np.ndarray, list[dict[str, Any]]]:
+def _ask(evaluator: Evaluator, params: Params, examples: Sequence[Example], start: int, size: int) -> _Batch:
     """One batch; the last one is filled up with copies of its first example, which are not judged.
 
     A row's randomness is named by its place among all rows, whatever the batches are.
@@ -108,4 +137,4 @@ def _ask(
             owners, response_ids(said), said.stop.tolist(), judged.outcome, judged.reward, strict=True
         )
     ]
-    return (judged.outcome >= 1).reshape(-1, samples), rows
+    return _Batch(said, judged, rows)

@@ -112,7 +112,7 @@ def numbers(config: ConfigDict, lines: Lines, first: int) -> dict[str, float]:
     Raises:
       ValueError: a metric that the run does not have.
     """
-    own = [line for line in lines if line["step"] >= first]
+    own = _iterations(lines, first)
     found = {name: _last(lines, name, config.tail) for name in config.columns}
     found["reward, all iterations"] = float(np.mean([line["reward"] for line in own]))
     found["new tokens"] = float(np.sum([line["new_tokens"] for line in own]))
@@ -121,7 +121,7 @@ def numbers(config: ConfigDict, lines: Lines, first: int) -> dict[str, float]:
 
 def reached(lines: Lines, first: int, threshold: float, tail: int) -> int | None:
     """The first iteration at whose end the mean reward of the last `tail` ones is at the threshold."""
-    own = [line for line in lines if line["step"] >= first]
+    own = _iterations(lines, first)
     rewards = np.array([line["reward"] for line in own])
     if len(rewards) < tail:
         return None
@@ -176,6 +176,11 @@ def _done(workdir: Path, experiment: Experiment) -> bool:
     """Whether the run has ended; its report is the last thing that it writes."""
     check_workdir(workdir, experiment)
     return (workdir / "report.png").exists()
+
+
+def _iterations(lines: Lines, first: int) -> Lines:
+    """The lines of iterations from one on; evaluations have lines of their own."""
+    return [line for line in lines if line["step"] >= first and "reward" in line]
 
 
 def _last(lines: Lines, name: str, tail: int) -> float:

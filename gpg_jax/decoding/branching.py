@@ -18,20 +18,23 @@ class Crossing(NamedTuple):
 
     Attributes:
       first: `float[n]`, uncertainty at each token of the row's first segment, in nats.
+      own: `float[n]`, of the first segment that the row wrote itself: behind its fork, where it has one.
       before: `float[n]`, of the segment that ended at the boundary.
-      after: `float[n]`, of the segment behind it, the tool's result left out.
+      after: `float[n]`, of the first tokens behind it, the tool's result left out; as many of them as
+        `Branching.after` says, or fewer where the segment has fewer.
       vocab_size: V.
       uniform: in (0, 1), named by row and boundary.
     """
 
     first: np.ndarray
+    own: np.ndarray
     before: np.ndarray
     after: np.ndarray
     vocab_size: int
     uniform: float
 
 
-LeafWeight = Literal["uniform", "tree"]
+LeafWeight = Literal["uniform", "tree", "forest"]
 Decide = Callable[[Crossing], int]
 """How many rows a row is forked into besides itself."""
 
@@ -44,11 +47,13 @@ class Branching(NamedTuple):
       decide: forks wanted at a boundary; they are made while rows are left.
       refill: what is done when all rows of a prompt have ended and some are left: "all" of them begin at the
         prompt, or "one", which may be forked in its turn.
+      after: tokens behind a boundary that `decide` reads; with 0 it decides at the boundary.
     """
 
     roots: int
     decide: Decide
     refill: Literal["all", "one"] = "all"
+    after: int = 0
 
 
 def no_branching(rows: int) -> Branching:
@@ -91,16 +96,22 @@ def arpo_paper(
         change = _mean(crossing.after[:tokens]) - _mean(crossing.first[:tokens])
         return width if alpha + beta * change / math.log(crossing.vocab_size) > threshold else 0
 
-    return Branching(roots, decide)
+    return Branching(roots, decide, after=tokens)
 
 
 def arpo_release(roots: int, *, weight: float = 0.2, probability: float = 0.5, tokens: int = 20) -> Branching:
     """Fork once where clip(U − w·ΔH, 0, 1) ≤ p: what ARPO's released code does, at random.
 
     H is the *sum* over the first k tokens of the segment *before* the tool's result, over log V; ΔH is its
-    change since the row's first segment, so 0 and a fair coin at the first boundary. Measure it with
-    `uncertainty.top_entropy(10)` as that code does. Its baseline lasts for the whole run, keyed by slot, and
-    its missing rows are copies of the last one; here the baseline is the row's own, and rows begin anew.
+    change since the first segment that the row wrote itself, so 0 and a fair coin where that one ends. At
+    each boundary the rows that go on are asked in their order until none is left; when all have ended, one
+    begins anew. Measure with `uncertainty.top_entropy(10)`.
+
+    Given the same uniform numbers the rows are that code's, but for its baseline, which it keeps by slot and
+    never resets: from the second batch on it is another request's, and here always the row's own. An
+    end-of-sequence token, which that code appends to rows whose calls are spent, is not appended. Where rows
+    are missing at the end that code would copy the last one, but as it begins a row in every round in which
+    all have ended, none ever is; missing rows begin anew.
 
     Args:
       roots: N.
@@ -114,7 +125,7 @@ def arpo_release(roots: int, *, weight: float = 0.2, probability: float = 0.5, t
     _at_least_one(tokens=tokens, roots=roots)
 
     def decide(crossing: Crossing) -> int:
-        change = float(np.sum(crossing.before[:tokens]) - np.sum(crossing.first[:tokens]))
+        change = float(np.sum(crossing.before[:tokens]) - np.sum(crossing.own[:tokens]))
         drawn = crossing.uniform - weight * change / math.log(crossing.vocab_size)
         return int(min(max(drawn, 0.0), 1.0) <= probability)
 
@@ -151,17 +162,23 @@ def random_forks(roots: int, *, probability: float) -> Branching:
     return Branching(roots, lambda crossing: int(crossing.uniform < probability))
 
 
-def leaf_weights(parent: np.ndarray, fork: np.ndarray, kind: LeafWeight) -> np.ndarray:
+def leaf_weights(
+    parent: np.ndarray, fork: np.ndarray, kind: LeafWeight, late: np.ndarray | None = None
+) -> np.ndarray:
     """The weight of each leaf as a sample of the policy.
 
     - `uniform`: 1, the papers': rows of a tree that forked more count more.
-    - `tree`: ∏ 1/c over the places where the row's branch was divided into c. The leaves of a tree add up
-      to 1, and where the decision to fork did not depend on what followed, every mean is unbiased.
+    - `forest`: ∏ 1/c over the places where the row's branch was divided into c, so that the leaves of each
+      tree add up to 1. How many trees there are depends on what the first ones came to, where rows left over
+      begin anew: a mean is a ratio estimate whose bias is O(1/trees), and no row is wasted.
+    - `tree`: the same for the trees that began at the start, and 0 for those that were begun to use up rows
+      left over. Every mean is exactly unbiased where the decision to fork did not depend on what followed.
 
     Args:
       parent: `int32[B]`, the row that each row was forked from, itself for a root.
-      fork: `int32[B]`, first position that is the row's own.
-      kind: "uniform" or "tree".
+      fork: `int32[B]`, first position that is the row's own, behind that of its parent.
+      kind: "uniform", "tree" or "forest".
+      late: `bool[B]`, rows of trees that were begun to use up rows left over; None for none.
 
     Returns:
       `float32[B]`.
@@ -169,26 +186,20 @@ def leaf_weights(parent: np.ndarray, fork: np.ndarray, kind: LeafWeight) -> np.n
     Raises:
       ValueError: another kind.
     """
+    if kind not in ("uniform", "tree", "forest"):
+        raise ValueError(f'leaf weights are "uniform", "tree" or "forest", got {kind!r}')
+    parent, fork = np.asarray(parent), np.asarray(fork)
+    weight = np.ones(len(parent))
     if kind == "uniform":
-        return np.ones(len(parent), np.float32)
-    if kind != "tree":
-        raise ValueError(f'leaf weights are "uniform" or "tree", got {kind!r}')
-    rows = range(len(parent))
-    children = {row: [child for child in rows if parent[child] == row != child] for row in rows}
-    weight = np.zeros(len(parent))
-
-    def descend(row: int, share: float) -> None:
-        places = sorted({int(fork[child]) for child in children[row]})
-        for place in places:
-            born = [child for child in children[row] if fork[child] == place]
-            share /= len(born) + 1
-            for child in born:
-                descend(child, share)
-        weight[row] = share
-
-    for row in rows:
-        if parent[row] == row:
-            descend(row, 1.0)
+        return weight.astype(np.float32)
+    if kind == "tree" and late is not None:
+        weight[np.asarray(late)] = 0
+    born: dict[tuple[int, int], list[int]] = {}
+    for child in np.flatnonzero(parent != np.arange(len(parent))).tolist():
+        born.setdefault((int(fork[child]), int(parent[child])), []).append(child)
+    # A row's share is settled up to a place before it is divided there: its own fork lies before that.
+    for (_, row), children in sorted(born.items()):
+        weight[[row, *children]] = weight[row] / (len(children) + 1)
     return weight.astype(np.float32)
 
 

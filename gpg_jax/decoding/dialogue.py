@@ -2,14 +2,14 @@
 
 The devices draw tokens; a row that completes a call stops, its call runs on the host, and meanwhile the
 other rows are drawn on. An answer is appended as tokens, and the row goes on. Where rows are forked is
-decided boundary by boundary, in the order of rows, once every row of the prompt has passed it: so neither
-the speed of tools nor which rows run together changes what is written.
+decided in an order of its own, see `family`: so neither the speed of tools nor which rows run together
+changes what is written.
 """
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, wait
 from typing import NamedTuple
 
@@ -17,6 +17,7 @@ import jax
 import numpy as np
 
 from gpg_jax.decoding.branching import Branching, Crossing
+from gpg_jax.decoding.family import Due, Family, Row
 from gpg_jax.decoding.live import Live, LivePrograms, Prefix
 from gpg_jax.decoding.rollouts import Written
 from gpg_jax.decoding.sampling import uniforms
@@ -28,9 +29,9 @@ class Call(NamedTuple):
 
     Attributes:
       row: its number.
-      number: calls that it had made before.
+      number: calls that it had made before and that were answered with tokens.
       pattern: what was completed, an index into the patterns of calls.
-      ids: what the policy wrote since the last answer.
+      ids: what the row wrote since the last answer that had tokens.
     """
 
     row: int
@@ -40,7 +41,7 @@ class Call(NamedTuple):
 
 
 Ask = Callable[[Call], "Future[list[int] | None]"]
-"""A call -> the tokens that answer it, none to go on without an answer; None ends the row."""
+"""A call -> the tokens that answer it, none at a mere boundary, which is no call; None ends the row."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -50,8 +51,8 @@ class Turns:
     Attributes:
       calls: patterns 0 .. calls-1 of the automaton stop a row until it is answered; any other one ends it.
       answer_tokens: longest answer; answers are read in widths that halve from here.
-      at_once: rows whose answers are read together.
-      steps: tokens that are drawn, while calls are running, before the host looks again.
+      at_once: rows whose answers are read, or that are begun, together.
+      steps: tokens that are drawn, while calls or forks are waited for, before the host looks again.
       branching: how the rows of a prompt come about.
       vocab_size: V.
     """
@@ -62,22 +63,6 @@ class Turns:
     steps: int
     branching: Branching
     vocab_size: int
-
-
-@dataclasses.dataclass
-class _Row:
-    """What the host knows of a row; a segment is what it writes between two answers."""
-
-    parent: int
-    fork: int = 0
-    begins: list[int] = dataclasses.field(default_factory=lambda: [0])
-    ends: list[int] = dataclasses.field(default_factory=list)
-    first_boundary: int = 0
-    stop: int | None = None
-
-    @property
-    def calls(self) -> int:
-        return len(self.begins) - 1
 
 
 def converse(
@@ -112,13 +97,12 @@ def converse(
     total, prompt_count = len(uid), len(prompts)
     if total % prompt_count:
         raise ValueError(f"{total} rows cannot be shared out among {prompt_count} prompts")
-    width = total // prompt_count
-    if turns.branching.roots > width:
-        raise ValueError(f"{turns.branching.roots} roots, and a prompt has {width} rows; give it more rows")
-    talk = _Talk(programs, params, uid, key, ask, turns, width)
-    running = np.arange(total) % width < turns.branching.roots
-    talk.prefix, talk.live = programs.begin(params, prompts, prompt_length, running)
-    talk.rows = {row: _Row(parent=row) for row in np.flatnonzero(running).tolist()}
+    width, roots = total // prompt_count, turns.branching.roots
+    if roots > width:
+        raise ValueError(f"{roots} roots, and a prompt has {width} rows; give it more rows")
+    running = np.arange(total) % width < roots
+    prefix, live = programs.begin(params, prompts, prompt_length, running)
+    talk = _Talk(programs, params, prefix, live, uid, key, ask, turns, running)
     talk.run()
     return talk.result()
 
@@ -126,84 +110,97 @@ def converse(
 class _Talk:
     """The state of one dialogue on the host."""
 
-    prefix: Prefix
-    live: Live
-    rows: dict[int, _Row]
-
     def __init__(
         self,
         programs: LivePrograms,
         params: Params,
+        prefix: Prefix,
+        live: Live,
         uid: Array,
         key: Array,
         ask: Ask,
         turns: Turns,
-        width: int,
+        running: np.ndarray,
     ):
-        self.programs, self.params, self.uid, self.key = programs, params, uid, key
-        self.ask, self.turns, self.width, self.total = ask, turns, width, len(uid)
+        self.programs, self.params, self.prefix, self.live = programs, params, prefix, live
+        self.uid, self.key, self.ask, self.turns = uid, key, ask, turns
+        self.total, self.slots = live.tokens.shape
+        self.width = self.total // len(prefix.length)
+        self.families = [Family(turns.branching.roots, self.width) for _ in prefix.length]
+        self.running, self.length = running.copy(), np.zeros(self.total, np.int64)
         self.waiting: dict[int, Future[list[int] | None]] = {}
-        self.decided = [0] * (self.total // width)
+        self.drawn: dict[int, np.ndarray] = {}
 
     def run(self) -> None:
         """Until every row has ended."""
-        budget = self.live.tokens.shape[1]
-        while len(self.rows) < self.total or any(row.stop is None for row in self.rows.values()):
-            steps = self.turns.steps if self.waiting else budget
-            self.live = self.programs.advance(self.params, self.prefix, self.live, self.uid, self.key, steps)
-            running, pattern, length = jax.device_get(
-                (self.live.running, self.live.pattern, self.live.length)
-            )
-            self._stopped(running, pattern, length)
-            forked = self._branch(length)
-            if not (np.any(running) or forked) and self.waiting:
+        while not all(family.ended for family in self.families):
+            if self.running.any():
+                self._advance()
+            else:
                 wait(self.waiting.values(), return_when=FIRST_COMPLETED)
-            self._answered(length)
+            self._answered()
+            self._branch()
 
     def result(self) -> Written:
         """What was said."""
         live = jax.device_get(self.live._replace(cache=()))
-        rows = [self.rows[row] for row in range(self.total)]
+        rows = [row for family in self.families for row in family.rows]
+        first = np.arange(self.total) // self.width * self.width
         return Written(
             tokens=live.tokens,
             acted=live.acted,
             log_prob=live.log_prob,
             length=live.length,
             stop=np.array([row.stop for row in rows], np.int32),
-            parent=np.array([row.parent for row in rows], np.int32),
+            parent=(first + [row.parent for row in rows]).astype(np.int32),
             fork=np.array([row.fork for row in rows], np.int32),
-            calls=np.array([row.calls for row in rows], np.int32),
+            calls=np.array([row.segments[-1].calls for row in rows], np.int32),
+            late=np.array([row.late for row in rows]),
         )
 
-    def _stopped(self, running: np.ndarray, pattern: np.ndarray, length: np.ndarray) -> None:
-        """Sees which rows have stopped, and asks for those that made a call."""
-        halted = [
-            number
-            for number, row in sorted(self.rows.items())
-            if row.stop is None and not running[number] and number not in self.waiting
-        ]
-        if not halted:
-            return
-        tokens = jax.device_get(self.live.tokens)
+    def _row(self, number: int) -> Row:
+        return self.families[number // self.width].rows[number % self.width]
+
+    def _advance(self) -> None:
+        """Has the devices draw until a row makes a call, or there may be something to decide."""
+        dues = self._dues()
+        watched = np.zeros(self.total, bool)
+        watched[[first + due.head for first, due in dues.items() if due.head is not None]] = True
+        missing = [due.missing for due in dues.values() if due.missing]
+        steps = self.turns.steps if self.waiting else self.slots
+        if missing:
+            steps = min(steps, max(min(missing), self.turns.steps))
+        before = self.running
+        self.live = self.programs.advance(
+            self.params, self.prefix, self.live, self.uid, self.key, steps, self.turns.calls, watched
+        )
+        running, pattern, length = jax.device_get((self.live.running, self.live.pattern, self.live.length))
+        self.running, self.length = np.array(running), np.array(length)
+        self._stopped(np.flatnonzero(before & ~running).tolist(), pattern)
+
+    def _stopped(self, halted: Sequence[int], pattern: np.ndarray) -> None:
+        """Asks for rows that made a call; the others have ended."""
+        calling = {number for number in halted if 0 <= pattern[number] < self.turns.calls}
+        tokens = jax.device_get(self.live.tokens) if calling else None
         for number in halted:
-            row = self.rows[number]
-            row.ends.append(int(length[number]))
-            if 0 <= pattern[number] < self.turns.calls:
-                said = tokens[number, row.begins[-1] : length[number]].tolist()
-                self.waiting[number] = self.ask(Call(number, row.calls, int(pattern[number]), said))
+            row, end = self._row(number), int(self.length[number])
+            row.ends.append(end)
+            if tokens is not None and number in calling:
+                segment = row.segments[-1]
+                said = tokens[number, segment.since : end].tolist()
+                self.waiting[number] = self.ask(Call(number, segment.calls, int(pattern[number]), said))
             else:
                 row.stop = STOP_LENGTH if pattern[number] < 0 else STOP_EOS
 
-    def _answered(self, length: np.ndarray) -> None:
+    def _answered(self) -> None:
         """Appends the answers that are there, `at_once` rows of one width at a time."""
         widths: dict[int, list[tuple[int, list[int]]]] = {}
         for number in sorted(number for number, future in self.waiting.items() if future.done()):
-            answer = self.waiting.pop(number).result()
-            room = self.live.tokens.shape[1] - int(length[number])
-            if answer is None or len(answer) >= room:
-                self.rows[number].stop = STOP_TOOL_LIMIT
+            answer, row = self.waiting.pop(number).result(), self._row(number)
+            if answer is None or len(answer) >= self.slots - self.length[number]:
+                row.stop = STOP_TOOL_LIMIT
                 continue
-            self.rows[number].begins.append(int(length[number]) + len(answer))
+            row.answer(int(self.length[number]), len(answer))
             widths.setdefault(self._width(max(len(answer), 1)), []).append((number, answer))
         for width, answers in sorted(widths.items()):
             for start in range(0, len(answers), self.turns.at_once):
@@ -219,88 +216,79 @@ class _Talk:
             width //= 2
         return width
 
-    def _append(self, width: int, answers: list[tuple[int, list[int]]]) -> None:
-        rows = np.full(self.turns.at_once, self.total, np.int32)
+    def _append(self, width: int, answers: Sequence[tuple[int, list[int]]]) -> None:
+        rows, count = self._places(), self._places(0)
         tokens = np.zeros((self.turns.at_once, width), np.int32)
-        count = np.zeros(self.turns.at_once, np.int32)
         for place, (number, answer) in enumerate(answers):
             rows[place], count[place] = number, len(answer)
             tokens[place, : len(answer)] = answer
+            self.running[number] = True
+            self.length[number] += len(answer)
         self.live = self.programs.append(self.params, self.prefix, self.live, rows, tokens, count)
 
-    def _branch(self, length: np.ndarray) -> bool:
-        """Makes the forks that are due; whether any row begins."""
-        made = [birth for prompt in range(len(self.decided)) for birth in self._due(prompt)]
-        if not made:
-            return False
-        source, kept = np.arange(self.total, dtype=np.int32), np.array(length, np.int32)
-        for number, row in made:
-            # A row that begins anew is another one cut down to nothing.
-            source[number] = row.parent if row.parent != number else self._other(number)
-            kept[number] = row.fork
-            self.rows[number] = row
-        self.live = self.programs.fork(self.live, source, kept)
-        return True
+    def _places(self, value: int | None = None) -> np.ndarray:
+        """Places of a program; one that is not used names a row that there is not."""
+        return np.full(self.turns.at_once, self.total if value is None else value, np.int32)
 
-    def _due(self, prompt: int) -> Iterator[tuple[int, _Row]]:
-        """Rows of a prompt that begin now: at boundaries that all have passed, or as new roots."""
-        own = range(prompt * self.width, (prompt + 1) * self.width)
-        rows = {number: self.rows[number] for number in own if number in self.rows}
-        free = [number for number in own if number not in self.rows]
-        while free and all(
-            row.stop is not None or len(row.ends) >= self.decided[prompt] + 2 for row in rows.values()
-        ):
-            boundary = self.decided[prompt]
-            crossed = [
-                number
-                for number, row in rows.items()
-                if row.first_boundary <= boundary and len(row.ends) >= boundary + 2
-            ]
-            if not crossed and all(row.stop is not None for row in rows.values()):
-                yield from self._begin_anew(prompt, rows, free)
-                return
-            self.decided[prompt] += 1
-            for number in crossed:
-                for _ in range(min(self._wanted(number, boundary), len(free))):
-                    child = free.pop(0)
-                    rows[child] = self._child(number, boundary)
-                    yield child, rows[child]
+    def _dues(self) -> dict[int, Due]:
+        """What can be decided, by the first row of the prompts that have rows left."""
+        after, dues = self.turns.branching.after, {}
+        for place, family in enumerate(self.families):
+            if family.left:
+                first = place * self.width
+                dues[first] = family.due(self.length[first : first + self.width], after)
+        return dues
 
-    def _begin_anew(self, prompt: int, ended: dict[int, _Row], free: list[int]) -> Iterator[tuple[int, _Row]]:
-        """New roots, whose boundaries are counted from the first; those of ended rows are settled."""
-        self.decided[prompt] = 0
-        for row in ended.values():
-            row.first_boundary = self.live.tokens.shape[1]
-        for number in free if self.turns.branching.refill == "all" else free[:1]:
-            yield number, _Row(parent=number)
+    def _branch(self) -> None:
+        """Makes the forks that are due, and begins anew where rows are left and all others have ended."""
+        dues = self._dues()
+        crossed = any(due.crossings for due in dues.values())
+        watched = jax.device_get(self.live.uncertainty) if crossed else np.zeros((0, 0))
+        born: list[int] = []
+        for first, due in dues.items():
+            family, own = self.families[first // self.width], len(born)
+            for number, boundary in due.crossings:
+                if family.left:
+                    wanted = self.turns.branching.decide(self._crossing(first + number, boundary, watched))
+                    born += [first + child for child in family.fork(number, boundary, wanted)]
+            if due.head is None and family.left and len(born) == own:
+                born += [first + root for root in family.begin_anew(self.turns.branching.refill)]
+        for start in range(0, len(born), self.turns.at_once):
+            self._begin(born[start : start + self.turns.at_once])
 
-    def _child(self, number: int, boundary: int) -> _Row:
-        row = self.rows[number]
-        return _Row(
-            parent=number,
-            fork=row.begins[boundary + 1],
-            begins=row.begins[: boundary + 2],
-            ends=row.ends[: boundary + 1],
-            first_boundary=boundary + 1,
-        )
+    def _begin(self, born: Sequence[int]) -> None:
+        """Copies what the rows begin with; a root begins with nothing, of whatever row."""
+        children, parents, length = self._places(), self._places(0), self._places(0)
+        for place, number in enumerate(born):
+            row = self._row(number)
+            children[place], length[place] = number, row.fork
+            parents[place] = number // self.width * self.width + row.parent
+            self.length[number], self.running[number] = row.fork, True
+        self.live = self.programs.fork(self.live, children, parents, length)
 
-    def _wanted(self, number: int, boundary: int) -> int:
-        row = self.rows[number]
-        watched = jax.device_get(self.live.uncertainty[number])
+    def _crossing(self, number: int, boundary: int, watched: np.ndarray) -> Crossing:
+        row, after = self._row(number), self.turns.branching.after
 
         def segment(index: int) -> np.ndarray:
-            return watched[row.begins[index] : row.ends[index]] if watched.size else np.zeros(0)
+            begin = row.segments[index].begin
+            end = row.ends[index] if index < len(row.ends) else int(self.length[number])
+            return watched[number, begin:end] if watched.size else np.zeros(0, np.float32)
 
-        # The name is the boundary's place after the last token that a row can have, which no draw has.
-        place = np.array([self.live.tokens.shape[1] + boundary], np.int32)
-        crossing = Crossing(
+        return Crossing(
             first=segment(0),
+            own=segment(row.first),
             before=segment(boundary),
-            after=segment(boundary + 1),
+            after=segment(boundary + 1)[:after],
             vocab_size=self.turns.vocab_size,
-            uniform=float(uniforms(self.key, np.asarray(self.uid[number])[None], place)[0]),
+            uniform=float(self._uniforms(boundary)[number]),
         )
-        return self.turns.branching.decide(crossing)
 
-    def _other(self, number: int) -> int:
-        return (number + 1) % self.total
+    def _uniforms(self, boundary: int) -> np.ndarray:
+        """Of all rows at a boundary: named by its place after the last token of a row, which no draw has."""
+        if boundary not in self.drawn:
+            place = np.full(self.total, self.slots + boundary, np.int32)
+            self.drawn[boundary] = np.asarray(_draw(self.key, self.uid, place))
+        return self.drawn[boundary]
+
+
+_draw = jax.jit(uniforms)

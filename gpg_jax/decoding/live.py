@@ -3,9 +3,9 @@
 Four programs of static shapes work on one value, `Live`:
 
     begin     reads the prompts
-    advance   draws tokens until rows stop: at a pattern, at the budget, or after so many steps
+    advance   draws tokens until a row calls, one that is watched ends, or after so many steps
     append    reads tokens that the policy did not choose, onto the cache of the rows that wait for them
-    fork      copies rows, cut at any place, over others
+    fork      copies a few rows, cut at any place, over others
 
 Slot n of a row's own cache holds the token before response token n, so a row that was cut keeps what it
 had read. Randomness is named by the row's uid and the index of the token in the response: which rows run
@@ -19,13 +19,15 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+from jax import Array
+from jax.typing import ArrayLike
 
 from gpg_jax.decoding.automaton import Automaton, advance
 from gpg_jax.decoding.sampling import Sampling, sample, uniforms
 from gpg_jax.decoding.uncertainty import Uncertainty
 from gpg_jax.policies.policy import Cache, Context, Policy
 from gpg_jax.policies.score import prompt_positions
-from gpg_jax.types import Array, Params
+from gpg_jax.types import Params
 
 
 class Prefix(NamedTuple):
@@ -74,11 +76,14 @@ class LivePrograms(NamedTuple):
     Attributes:
       begin: parameters, prompts `int32[P, S]`, prompt lengths `int32[P]`, running `bool[B]` -> `Prefix`,
         `Live`.
-      advance: parameters, prefix, live (donated), uids `int32[B]`, key, steps -> `Live`.
+      advance: parameters, prefix, live (donated), uids `int32[B]`, key, steps, calls, watched `bool[B]` ->
+        `Live`. It returns after so many steps, when no row runs, and once a row has stopped at a pattern
+        below `calls` or one that is watched has ended.
       append: parameters, prefix, live (donated), rows `int32[A]` (B for an unused place), tokens
         `int32[A, R]`, counts `int32[A]` -> `Live` with those rows running again.
-      fork: live (donated), source `int32[B]`, length `int32[B]` -> `Live`; row b becomes the first
-        `length[b]` tokens of row `source[b]`, and runs if it is not itself. Its automaton starts anew.
+      fork: live (donated), children `int32[F]` (B for an unused place), parents `int32[F]`, lengths
+        `int32[F]` -> `Live`; each child becomes the first tokens of its parent, and runs. Its automaton
+        starts anew. No child is a parent of another one.
     """
 
     begin: Callable[..., tuple[Prefix, Live]]
@@ -104,7 +109,7 @@ def live_programs(
       sampling: temperature and truncation.
       automaton: what stops a row, stop tokens and strings and the marks of tool calls.
       uncertainty: what is measured before each token, or None.
-      patience: `advance` returns this many steps after the first of its rows stopped at a pattern.
+      patience: steps that `advance` goes on for after a row has given it reason to return.
 
     Raises:
       ValueError: a budget below 1.
@@ -155,8 +160,8 @@ def live_programs(
         running = live.running
         place = jnp.where(running, live.length, new_slots)  # past the end, where nothing is written
 
-        def put(whole: Array, value: Array) -> Array:
-            return whole.at[rows, place].set(value.astype(whole.dtype), mode="drop")
+        def put(whole: Array, value: ArrayLike) -> Array:
+            return whole.at[rows, place].set(jnp.asarray(value, whole.dtype), mode="drop")
 
         length = live.length + running
         watched = live.uncertainty
@@ -174,16 +179,26 @@ def live_programs(
             running=running & (pattern < 0) & (length < new_slots),
         )
 
-    def run(params: Params, prefix: Prefix, live: Live, uid: Array, key: Array, steps: Array) -> Live:
+    def run(
+        params: Params,
+        prefix: Prefix,
+        live: Live,
+        uid: Array,
+        key: Array,
+        steps: Array,
+        calls: Array,
+        watched: Array,
+    ) -> Live:
         def unfinished(carry: tuple[Live, Array]) -> Array:
             return (carry[1] > 0) & jnp.any(carry[0].running)
 
         def proceed(carry: tuple[Live, Array]) -> tuple[Live, Array]:
             before, left = carry
             after = step(params, prefix, before, uid, key)
-            stopped = jnp.any(before.running & (after.pattern >= 0))
+            called = (after.pattern >= 0) & (after.pattern < calls)
+            heeded = jnp.any(before.running & ~after.running & (called | watched))
             left = left - 1
-            return after, jnp.where(stopped, jnp.minimum(left, patience), left)
+            return after, jnp.where(heeded, jnp.minimum(left, patience), left)
 
         return jax.lax.while_loop(unfinished, proceed, (live, jnp.asarray(steps, jnp.int32)))[0]
 
@@ -215,19 +230,27 @@ def live_programs(
             running=live.running.at[resumed].set(True, mode="drop"),
         )
 
-    def fork(live: Live, source: Array, length: Array) -> Live:
-        own = source == jnp.arange(source.shape[0])
+    def fork(live: Live, children: Array, parents: Array, length: Array) -> Live:
         kept = jnp.arange(new_slots)[None] < length[:, None]
-        copied = Live(_take(live.cache, source, row_axes), *(leaf[source] for leaf in live[1:]))
-        return copied._replace(
-            tokens=jnp.where(kept, copied.tokens, 0),
-            acted=copied.acted & kept,
-            log_prob=jnp.where(kept, copied.log_prob, 0),
-            uncertainty=jnp.where(kept[:, : copied.uncertainty.shape[1]], copied.uncertainty, 0),
-            length=length,
-            state=jnp.where(own, copied.state, 0),
-            pattern=jnp.where(own, copied.pattern, -1),
-            running=jnp.where(own, copied.running, True),
+
+        def begin_with(whole: Array) -> Array:
+            copied = whole[parents]
+            copied = jnp.where(kept[:, : whole.shape[1]], copied, jnp.zeros_like(copied))
+            return whole.at[children].set(copied, mode="drop")
+
+        def put(whole: Array, value: ArrayLike) -> Array:
+            return whole.at[children].set(value, mode="drop")
+
+        return Live(
+            cache=_copy(live.cache, children, parents, row_axes),
+            tokens=begin_with(live.tokens),
+            acted=begin_with(live.acted),
+            log_prob=begin_with(live.log_prob),
+            uncertainty=begin_with(live.uncertainty),
+            length=put(live.length, length),
+            state=put(live.state, 0),
+            pattern=put(live.pattern, -1),
+            running=put(live.running, True),
         )
 
     return LivePrograms(
@@ -252,6 +275,16 @@ def _row_axes(policy: Policy) -> Any:
 
 def _take(cache: Cache, rows: Array, row_axes: Any) -> Cache:
     return jax.tree.map(lambda leaf, axis: jnp.take(leaf, rows, axis=axis), cache, row_axes)
+
+
+def _copy(cache: Cache, to: Array, source: Array, row_axes: Any) -> Cache:
+    """Rows over other rows; past the end they are dropped."""
+
+    def copy(leaf: Array, axis: int) -> Array:
+        place = (*(slice(None),) * axis, to)
+        return leaf.at[place].set(jnp.take(leaf, source, axis=axis), mode="drop")
+
+    return jax.tree.map(copy, cache, row_axes)
 
 
 def _put(cache: Cache, entry: Cache, rows: Array, slots: Array, row_axes: Any) -> Cache:

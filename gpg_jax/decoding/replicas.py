@@ -1,12 +1,12 @@
 """Dialogues on a mesh: each data replica speaks with its own rows, on its own devices, at its own pace.
 
 A replica is the devices that share one copy of the parameters, a line along `tensor`. Its host loop is a
-thread, so that a slow tool of one replica does not keep the others waiting.
+thread of one process, so that a slow tool of one replica does not keep the others waiting.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -23,7 +23,9 @@ from gpg_jax.decoding.sharded import decode_specs
 from gpg_jax.policies.policy import Policy
 from gpg_jax.types import Array, Params
 
-Converse = Callable[[Params, Array, Array, Array, Array, Ask], Written]
+Converse = Callable[[Params, Array, Array, Array, Array, Ask], dict[int, Written]]
+"""Parameters, prompts `int32[P, S]`, prompt lengths `int32[P]`, uids `int32[B]`, key, ask -> the rows of this
+process's replicas, by the replica's place among all; `gather` makes all rows of them."""
 
 
 def compile_dialogue(
@@ -39,9 +41,12 @@ def compile_dialogue(
       turns: how dialogues are held.
 
     Returns:
-      parameters, prompts `int32[P, S]`, prompt lengths `int32[P]`, uids `int32[B]`, key, ask -> `Written` of
-      all rows, on every process; `ask` is called for a process's own rows. The replicas must divide P.
+      A `Converse`; its `ask` is called for the process's own rows. The replicas must divide P.
+
+    Raises:
+      ValueError: a line of devices along `tensor` that lies on several processes.
     """
+    _check_lines(mesh)
     gathered = decode_specs(specs)
     places = jax.tree.map(lambda spec: NamedSharding(mesh, spec), gathered, is_leaf=_is_spec)
     replicas = _local_replicas(mesh)
@@ -50,7 +55,7 @@ def compile_dialogue(
 
     def run(
         params: Params, prompts: Array, prompt_length: Array, uid: Array, key: Array, ask: Ask
-    ) -> Written:
+    ) -> dict[int, Written]:
         if len(prompts) % count:
             raise ValueError(f"{len(prompts)} prompts cannot be shared out among {count} replicas")
         whole = prepare(params)
@@ -75,20 +80,38 @@ def compile_dialogue(
             return written._replace(parent=written.parent + first)
 
         with ThreadPoolExecutor(len(replicas)) as threads:
-            parts = list(threads.map(speak, *zip(*replicas.items(), strict=True)))
-        return _together(list(replicas), parts)
+            parts = threads.map(speak, *zip(*replicas.items(), strict=True))
+            return dict(zip(replicas, parts, strict=True))
 
     return run
 
 
-def _together(numbers: list[int], parts: list[Written]) -> Written:
-    """The rows of all replicas in their order, on every process."""
-    stacked = jax.tree.map(lambda *leaves: np.stack(leaves), *parts)
-    order = np.array(numbers)
+def gather(parts: Mapping[int, Written]) -> Written:
+    """The rows of all replicas in their order, on every process.
+
+    Every process must come here: one that has failed must have told the others.
+
+    Args:
+      parts: of this process's replicas, by their place among all.
+    """
+    stacked = jax.tree.map(lambda *leaves: np.stack(leaves), *parts.values())
+    order = np.array(list(parts))
     if jax.process_count() > 1:
         order, stacked = multihost_utils.process_allgather((order, stacked), tiled=True)
     sort = np.argsort(order)
     return jax.tree.map(lambda leaf: leaf[sort].reshape(-1, *leaf.shape[2:]), stacked)
+
+
+def _check_lines(mesh: Mesh) -> None:
+    lines = mesh.devices.reshape(-1, mesh.devices.shape[-1])
+    for line in lines:
+        owners = sorted({device.process_index for device in line})
+        if len(owners) > 1:
+            least = min(sum(device.process_index == owner for device in line) for owner in owners)
+            raise ValueError(
+                f"a replica of {len(line)} devices along `tensor` lies on the processes {owners}, and one of "
+                f"them has to hold its dialogue; a mesh whose tensor axis divides {least} would do"
+            )
 
 
 def _local_replicas(mesh: Mesh) -> dict[int, Mesh]:
@@ -98,7 +121,7 @@ def _local_replicas(mesh: Mesh) -> dict[int, Mesh]:
     return {
         number: Mesh(line, ("tensor",), axis_types=(AxisType.Auto,))
         for number, line in enumerate(lines)
-        if all(device.process_index == mine for device in line)
+        if line[0].process_index == mine
     }
 
 

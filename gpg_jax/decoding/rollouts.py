@@ -58,6 +58,7 @@ class Written(NamedTuple):
       parent: `int32[B]`, the row that this one was forked from, itself for a root.
       fork: `int32[B]`, index of its first own token in the response.
       calls: `int32[B]`, calls of tools that were answered.
+      late: `bool[B]`, rows of trees that were begun to use up rows left over; None for none.
     """
 
     tokens: np.ndarray
@@ -68,6 +69,7 @@ class Written(NamedTuple):
     parent: np.ndarray
     fork: np.ndarray
     calls: np.ndarray
+    late: np.ndarray | None = None
 
 
 def written(responses: Responses) -> Written:
@@ -148,7 +150,7 @@ def build_rollout(
         group=np.repeat(np.arange(rows // group), group).astype(np.int32),
         parent=responses.parent.astype(np.int32),
         fork=fork,
-        leaf_weight=leaf_weights(responses.parent, fork, leaf_weight),
+        leaf_weight=leaf_weights(responses.parent, fork, leaf_weight, responses.late),
         stop=responses.stop,
         version=np.full(rows, version, np.int32),
         outcome=np.asarray(outcome, np.float32),

@@ -30,7 +30,8 @@ def entropy(logits: Array, temperature: float) -> Array:
 def top_entropy(count: int = 10) -> Uncertainty:
     """−Σ p_v log p_v over the `count` most probable tokens alone, whose mass is not 1.
 
-    What ARPO's released code computes, from the ten log-probabilities that its server returns.
+    What ARPO's released code computes, from the ten log-probabilities that its server returns. Where the
+    token drawn is not among them its server returns that one too, and it is counted there and not here.
 
     Args:
       count: tokens, at least 1; a smaller vocabulary is taken whole.

@@ -23,10 +23,10 @@ from gpg_jax.data.examples import Example
 from gpg_jax.decoding.branching import LeafWeight
 from gpg_jax.decoding.dialogue import Call
 from gpg_jax.decoding.loop import Responses
-from gpg_jax.decoding.replicas import Converse
+from gpg_jax.decoding.replicas import Converse, gather
 from gpg_jax.decoding.rollouts import Prompts, Written, build_rollout, pad_prompts, written
 from gpg_jax.environments.rewards import Failure, Judged
-from gpg_jax.training.processes import from_first
+from gpg_jax.training.processes import from_first, together
 from gpg_jax.types import Array, Params, Rollout
 
 Decode = Callable[[Params, Array, Array, Array, Array], Responses]
@@ -220,6 +220,8 @@ def _unpack(raw: bytes) -> Judged:
 def spoken(converse: Converse, ask: Callable[[str, Call], Future[list[int] | None]]) -> Write:
     """A dialogue with tools as what responds; it is held when it is waited for.
 
+    Where it fails on one process, all stop: the others would wait for that one's rows for ever.
+
     Args:
       converse: see `decoding.replicas.compile_dialogue`.
       ask: name of the rollout, call -> its answer; the name is the rollout's key, the same after a kill.
@@ -230,7 +232,8 @@ def spoken(converse: Converse, ask: Callable[[str, Call], Future[list[int] | Non
     ) -> Callable[[], Written]:
         del examples
         name = np.asarray(jax.random.key_data(key)).tobytes().hex()
-        return lambda: converse(params, *prompts, uid, key, functools.partial(ask, name))
+        own = functools.partial(converse, params, *prompts, uid, key, functools.partial(ask, name))
+        return lambda: gather(together(own))
 
     return write
 

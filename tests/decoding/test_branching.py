@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import functools
 import itertools
 import math
 
+import jax
 import numpy as np
 import pytest
+import scripted
 
 from gpg_jax.decoding.branching import (
     Crossing,
@@ -16,13 +19,15 @@ from gpg_jax.decoding.branching import (
     leaf_weights,
     random_forks,
 )
+from gpg_jax.decoding.dialogue import Turns, converse
 
 V = 100
 LOG_V = math.log(V)
 
 
-def crossing(first=(1.0,), before=(1.0,), after=(1.0,), uniform=0.5):
-    return Crossing(np.array(first), np.array(before), np.array(after), V, uniform)
+def crossing(first=(1.0,), own=None, before=(1.0,), after=(1.0,), uniform=0.5):
+    own = first if own is None else own
+    return Crossing(np.array(first), np.array(own), np.array(before), np.array(after), V, uniform)
 
 
 def test_the_paper_forks_past_a_threshold():
@@ -56,6 +61,9 @@ def test_the_release_sums_over_the_segment_before():
     # sums 2 and 8 of two tokens: ΔH = 6 / log 100 = 1.303, .2·1.303 = .26, so U ≤ .76 forks
     given = dict(first=(1, 1, 99), before=(4, 4, 0), after=(0,))
     assert decide(crossing(**given, uniform=0.755)) == 1 and decide(crossing(**given, uniform=0.765)) == 0
+    # a row that was forked is compared with its own first segment: 8 − 6, so U ≤ .5869
+    given["own"] = (3, 3)
+    assert decide(crossing(**given, uniform=0.58)) == 1 and decide(crossing(**given, uniform=0.59)) == 0
 
 
 def test_fixed_and_random():
@@ -87,27 +95,68 @@ def test_the_weights_of_a_tree_by_hand():
     expected = [1 / 6, 1 / 6, 1 / 3, 1 / 6, 1 / 6, 1]
     np.testing.assert_allclose(leaf_weights(parent, fork, "tree"), expected, rtol=1e-6)
     np.testing.assert_array_equal(leaf_weights(parent, fork, "uniform"), 1)
-    with pytest.raises(ValueError, match='"uniform" or "tree"'):
+    with pytest.raises(ValueError, match='"uniform", "tree" or "forest"'):
         leaf_weights(parent, fork, "other")
 
 
+def test_trees_that_use_up_rows_weigh_nothing():
+    parent, fork, late = np.array([0, 0, 2, 2]), np.array([2, 4, 2, 4]), np.array([0, 0, 1, 1], bool)
+    assert leaf_weights(parent, fork, "tree", late).tolist() == [0.5, 0.5, 0, 0]
+    assert leaf_weights(parent, fork, "forest", late).tolist() == [0.5] * 4
+    assert leaf_weights(parent, fork, "uniform", late).tolist() == [1] * 4
+    assert leaf_weights(parent, fork, "tree").tolist() == [0.5] * 4
+
+
+def weights_by_descent(parent, fork):
+    """∏ 1/c along each row's branch: walks from the row up, counting at each place who was born there."""
+    weight = np.ones(len(parent))
+    for leaf in range(len(parent)):
+        row, until = leaf, math.inf
+        while True:
+            born = [c for c in range(len(parent)) if parent[c] == row != c and fork[c] < until]
+            for place in {fork[c] for c in born}:
+                weight[leaf] /= 1 + sum(fork[c] == place for c in born)
+            if parent[row] == row:
+                break
+            # Its own birth divided the parent's branch too, at the place of the fork.
+            row, until = parent[row], fork[row] + 1
+    return weight
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_the_weights_of_random_trees(seed):
+    draw = np.random.default_rng(seed)
+    parent, fork = np.arange(40), np.full(40, 3)
+    for row in range(3, 40):
+        parent[row] = draw.integers(row)
+        fork[row] = fork[parent[row]] + draw.integers(1, 4)
+    order = draw.permutation(40)  # numbers need not tell who was born first
+    place = np.argsort(order)
+    parent, fork = place[parent[order]], fork[order]
+    np.testing.assert_allclose(
+        leaf_weights(parent, fork, "tree"), weights_by_descent(parent, fork), rtol=1e-6
+    )
+
+
+ROWS, BITS = 3, 3
+WORLDS = (2, 5, 11, 13, 15, 21)
+"""Seeds of worlds where some trees fork and others do not."""
+
+
 class World:
-    """Three binary tokens with a boundary behind the first, everything enumerable."""
+    """Three binary tokens with boundaries behind the first two, so that everything can be enumerated."""
 
     def __init__(self, seed: int):
         draw = np.random.default_rng(seed)
-        self.p = {
-            prefix: draw.uniform(0.02, 0.98)
-            for n in range(3)
-            for prefix in itertools.product((0, 1), repeat=n)
-        }
-        self.reward = {path: draw.normal() for path in itertools.product((0, 1), repeat=3)}
+        prefixes = [prefix for n in range(BITS) for prefix in itertools.product((0, 1), repeat=n)]
+        self.p = {prefix: draw.uniform(0.02, 0.98) for prefix in prefixes}
+        self.reward = {path: draw.normal() for path in itertools.product((0, 1), repeat=BITS)}
 
-    def probability(self, path, given=()):
-        factors = [
-            self.p[path[:n]] if path[n] else 1 - self.p[path[:n]] for n in range(len(given), len(path))
-        ]
-        return math.prod(factors)
+    def probability(self, path, start=0) -> float:
+        """Of the tokens from `start` on, given those before."""
+        return math.prod(
+            self.p[path[:n]] if path[n] else 1 - self.p[path[:n]] for n in range(start, len(path))
+        )
 
     def entropy(self, prefix) -> float:
         p = self.p[prefix]
@@ -117,52 +166,85 @@ class World:
     def value(self) -> float:
         return sum(self.probability(path) * reward for path, reward in self.reward.items())
 
-    def trees(self, tokens: int):
-        """Every tree of one root, forked as in the paper by the first `tokens` entropies: p, leaves."""
-        decide = arpo_paper(1, alpha=0.45, beta=0.5, tokens=tokens).decide
-        for path in self.reward:
-            after = np.array([self.entropy(path[:1]), self.entropy(path[:2])])
-            here = Crossing(np.array([self.entropy(())]), np.zeros(1), after, 2, 0.5)
-            if not decide(here):
-                yield self.probability(path), [path]
-                continue
-            for rest in itertools.product((0, 1), repeat=2):
-                child = (path[0], *rest)
-                yield self.probability(path) * self.probability(child, path[:1]), [path, child]
+
+@functools.cache
+def every_rollout(branching, seed: int, boundaries: int):
+    """The process as it runs, at once for every way in which the tokens of M rows can fall.
+
+    Prompt n is the n-th assignment of bits to the rows and their places; uids, and with them the uniform
+    numbers that forks are decided by, are the same in all of them.
+    """
+    world = World(seed)
+    bits = np.array(list(itertools.product((0, 1), repeat=ROWS * BITS))).reshape(-1, BITS)
+    entropy = {prefix: world.entropy(prefix) for prefix in world.p}
+
+    def script(rows, tokens, length):
+        prefixes = [tuple(row[:n].tolist()) for row, n in zip(tokens, length, strict=True)]
+        pattern = np.where(length == BITS - 1, 1, np.where(length < boundaries, 0, -1))
+        return bits[rows, length], pattern, np.array([entropy[prefix] for prefix in prefixes])
+
+    said = converse(
+        scripted.programs(script, BITS + 1),
+        None,
+        np.zeros((len(bits) // ROWS, 1), np.int32),
+        np.ones(len(bits) // ROWS, np.int32),
+        np.arange(len(bits), dtype=np.int32) % ROWS,
+        jax.random.key(seed),
+        ask=lambda call: scripted.told([]),
+        turns=Turns(calls=1, answer_tokens=1, at_once=512, steps=1, branching=branching, vocab_size=2),
+    )
+    np.testing.assert_array_equal(said.length, BITS)
+    paths = [tuple(row[:BITS].tolist()) for row in said.tokens]
+    # A bit in front of a row's fork is not used, and both of its values are among the assignments.
+    chance = [world.probability(path, fork) / 2**fork for path, fork in zip(paths, said.fork, strict=True)]
+    reward = np.array([world.reward[path] for path in paths])
+    return said, np.prod(np.reshape(chance, (-1, ROWS)), axis=1), reward.reshape(-1, ROWS), world.value
 
 
-def mean_of_the_tree(leaves, world, kind):
-    parent = np.zeros(len(leaves), int)
-    weight = leaf_weights(parent, np.array([0, 1][: len(leaves)]), kind)
-    return sum(w * world.reward[leaf] for w, leaf in zip(weight, leaves, strict=True)), weight.sum()
-
-
-def biases(tokens: int, kind: str):
-    """E[Σ w R / Σ w] − J over two pooled trees, in worlds where some trees fork and some do not."""
+def biases(branching, kind: str, boundaries: int = 2):
+    """E[Σ w R / Σ w] − J of a prompt, budget, refill and all, in some worlds."""
     found = []
-    for seed in range(60):
-        world = World(seed)
-        trees = list(world.trees(tokens))
-        if {len(leaves) for _, leaves in trees} != {1, 2}:
-            continue
-        expected = 0.0
-        for (p, one), (q, two) in itertools.product(trees, repeat=2):
-            (a, n), (b, m) = (mean_of_the_tree(leaves, world, kind) for leaves in (one, two))
-            expected += p * q * (a + b) / (n + m)
-        found.append(expected - world.value)
-    assert len(found) >= 4
+    for seed in WORLDS:
+        said, chance, reward, value = every_rollout(branching, seed, boundaries)
+        assert chance.sum() == pytest.approx(1)
+        weight = leaf_weights(said.parent, said.fork, kind, said.late).astype(np.float64).reshape(-1, ROWS)
+        mean = np.sum(weight * reward, axis=1) / np.sum(weight, axis=1)
+        found.append(float(chance @ mean) - value)
     return np.array(found)
 
 
-def test_tree_weights_are_unbiased_where_the_prefix_decides():
-    np.testing.assert_allclose(biases(1, "tree"), 0, atol=1e-6)
+PAPER = arpo_paper(1, tokens=1)
+FIXED = fixed_width(1, width=2)
+RANDOM = random_forks(2, probability=0.5)
+RELEASE = arpo_release(1, probability=0.4)
+
+
+def test_the_process_forks_refills_and_ends_differently():
+    said, *_ = every_rollout(PAPER, 5, 2)
+    late, root = said.late.reshape(-1, ROWS), said.parent == np.arange(len(said.parent))
+    assert set(late.sum(axis=1).tolist()) == {0, 1, 2}  # rows left over, as many as the first tree has left
+    assert np.any(root.reshape(-1, ROWS).sum(axis=1) == 1) and np.any(~root & (said.fork == 2))
+
+
+@pytest.mark.parametrize("branching", [PAPER, FIXED, RANDOM, RELEASE, PAPER._replace(roots=2)])
+def test_tree_weights_are_unbiased_where_the_prefix_decides(branching):
+    np.testing.assert_allclose(biases(branching, "tree"), 0, atol=1e-6)
+
+
+def test_forest_weights_are_not_where_rows_are_left_over():
+    # Whether there is a second tree, and a third, depends on where the first one went: with one to three of
+    # them the bias is up to 0.13, where rewards have a standard deviation of 1.
+    assert np.max(np.abs(biases(PAPER, "forest"))) == pytest.approx(0.1325, abs=1e-4)
+    # Where as many trees are begun whatever they come to, there is none.
+    np.testing.assert_allclose(biases(PAPER._replace(roots=3), "forest"), 0, atol=1e-6)
 
 
 def test_uniform_weights_are_not():
     # A tree that forked counts for two: places where the policy is unsure are over-counted.
-    assert np.max(np.abs(biases(1, "uniform"))) > 0.02
+    assert np.max(np.abs(biases(PAPER, "uniform"))) > 0.02
 
 
 def test_no_weights_help_where_what_follows_decides():
     # With k = 2 a row is forked for the token that it went on with; its sibling is drawn without that.
-    assert np.max(np.abs(biases(2, "tree"))) > 0.005
+    found = biases(arpo_paper(1, tokens=2), "tree", boundaries=1)
+    assert np.max(np.abs(found)) == pytest.approx(0.1562, abs=1e-4)

@@ -52,6 +52,14 @@ def test_rows_with_tools_and_forks_by_hand():
     assert rows.action_mask[3].tolist() == [False, False, True, False, False]
     assert rows.tokens[3].tolist() == [8, 16, 17, 0, 0] and rows.length[3] == 3
     assert build_rollout(PROMPTS, said, **kwargs).leaf_weight.tolist() == [1] * 4
+    late = said._replace(late=np.array([0, 0, 0, 1], bool))
+    assert build_rollout(PROMPTS, late, leaf_weight="tree", **kwargs).leaf_weight.tolist() == [0.5, 0.5, 1, 0]
+    assert build_rollout(PROMPTS, late, leaf_weight="forest", **kwargs).leaf_weight.tolist() == [
+        0.5,
+        0.5,
+        1,
+        1,
+    ]
 
 
 def test_the_padding_id_is_never_kept():
