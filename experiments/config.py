@@ -385,7 +385,7 @@ class BranchingConfig:
       tokens: k, tokens whose entropies are read.
       width: Z of "arpo_paper"; rows that a row becomes of "fixed".
       probability: of "random" and "arpo_release".
-      leaf_weight: how a leaf counts as a sample, "uniform" or "tree".
+      leaf_weight: how a leaf counts as a sample, "uniform", "tree" or "forest".
     """
 
     mode: str = "none"
@@ -400,7 +400,7 @@ class BranchingConfig:
 
     def __post_init__(self) -> None:
         _one_of("branching.mode", self.mode, ("none", "arpo_paper", "arpo_release", "fixed", "random"))
-        _one_of("branching.leaf_weight", self.leaf_weight, ("uniform", "tree"))
+        _one_of("branching.leaf_weight", self.leaf_weight, ("uniform", "tree", "forest"))
         for key in ("roots", "tokens", "width"):
             _at_least(f"branching.{key}", getattr(self, key), 1)
         if not 0 <= self.probability <= 1:
