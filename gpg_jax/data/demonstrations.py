@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from gpg_jax.data.examples import Example
-from gpg_jax.data.files import _answer, _existing, _is_empty, _json_lines, _json_list, _prompt
+from gpg_jax.data.rows import answer_text, existing, is_empty, json_lines, json_list, prompt_of
 from gpg_jax.types import STOP_EOS
 
 Turn = tuple[str, str]
@@ -48,11 +48,11 @@ def read_demonstrations(
     Raises:
       ValueError: no such file, another ending, no demonstrations, or a row that is none, and which.
     """
-    path = _existing(path)
+    path = existing(path)
     if path.suffix not in (".jsonl", ".json"):
         raise ValueError(f"{path} is neither .jsonl nor .json")
     read: list[tuple[Example, list[Turn]]] = []
-    for row, place in _json_lines(path) if path.suffix == ".jsonl" else _json_list(path):
+    for row, place in json_lines(path) if path.suffix == ".jsonl" else json_list(path):
         asked, said, rest = _layout(row, place)
         try:
             turns = _alternating(said, tools)
@@ -61,8 +61,8 @@ def read_demonstrations(
                 continue
             raise ValueError(f"{place}: {error} (drop_unfit leaves such demonstrations out)") from error
         gold = rest.pop("answer", None)
-        answer = _own_answer(turns[-1][1]) if _is_empty(gold) else _answer(gold, place)
-        read.append((Example(_prompt(asked, place), answer, rest), turns))
+        answer = _own_answer(turns[-1][1]) if is_empty(gold) else answer_text(gold, place)
+        read.append((Example(prompt_of(asked, place), answer, rest), turns))
     if not read:
         raise ValueError(f"{path} holds no demonstrations of the tools {', '.join(tools) or 'none'}")
     return read
@@ -104,18 +104,18 @@ def _layout(row: dict[str, Any], place: str) -> tuple[Any, list[Turn], dict[str,
         asked, said = _conversation(rest.pop("conversations"))
     elif "instruction" in rest:
         asked, given, said = rest.pop("instruction"), rest.pop("input", None), rest.pop("output", None)
-        if not _is_empty(given):
-            system, asked = (asked, given) if _is_empty(system) else (system, f"{asked}\n{given}")
+        if not is_empty(given):
+            system, asked = (asked, given) if is_empty(system) else (system, f"{asked}\n{given}")
     else:
         asked = rest.pop("question" if "question" in rest else "prompt", None)
         said = rest.pop("turns" if "turns" in rest else "response", None)
     turns = [("policy", said)] if isinstance(said, str) else said
-    if _is_empty(asked) or not isinstance(turns, list) or not turns or not all(map(_is_turn, turns)):
+    if is_empty(asked) or not isinstance(turns, list) or not turns or not all(map(_is_turn, turns)):
         raise ValueError(
             f"{place} is no demonstration, which has question or prompt and turns or response, or "
             f"instruction and output, or conversations of one question; its fields are {sorted(row)}"
         )
-    if not _is_empty(system):
+    if not is_empty(system):
         asked = asked if isinstance(asked, list) else [{"role": "user", "content": asked}]
         asked = [{"role": "system", "content": system}, *asked]
     return asked, [(author, text) for author, text in turns], rest
@@ -139,7 +139,7 @@ def _is_turn(turn: Any) -> bool:
         and len(turn) == 2
         and turn[0] in ("policy", "tool")
         and isinstance(turn[1], str)
-        and not _is_empty(turn[1])
+        and not is_empty(turn[1])
     )
 
 
