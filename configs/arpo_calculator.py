@@ -45,6 +45,7 @@ def get_config(kind: str = "tools") -> ConfigDict:
     config.schedule.prompts = 16
     config.schedule.group = 8
     config.schedule.minibatches = 4
+    config.evaluation.every = 50
     config.checkpoint.every = 50
     config.output.rollouts = 50
     config.output.tags = TAGS

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -10,6 +10,7 @@ import numpy as np
 
 from experiments.setup import Setup, open_toolbox, stream, writer
 from experiments.statistics import Accuracy, accuracy
+from experiments.tools import tally
 from experiments.transcripts import transcript
 from gpg_jax.data.examples import Example
 from gpg_jax.decoding.rollouts import Written, pad_prompts, response_ids
@@ -29,12 +30,14 @@ class Evaluator(NamedTuple):
       kind: "sampled" or "greedy".
       samples: responses to each example.
       write: what responds.
+      tally: () -> what the tools did since the last time, name -> number.
     """
 
     setup: Setup
     kind: str
     samples: int
     write: Write
+    tally: Callable[[], dict[str, float]] = dict
 
 
 class Answers(NamedTuple):
@@ -46,6 +49,7 @@ class Answers(NamedTuple):
       accuracy: its mean and interval.
       parts: name of a reward -> `float32[P, S]`.
       calls: `int32[P, S]`, calls of tools that were answered.
+      counts: what the tools did, name -> number.
       failures: what a verifier or a reward did not survive, rows counted through.
       transcripts: a row each, enough to be judged again.
     """
@@ -55,6 +59,7 @@ class Answers(NamedTuple):
     accuracy: Accuracy
     parts: dict[str, np.ndarray]
     calls: np.ndarray
+    counts: dict[str, float]
     failures: tuple[Failure, ...]
     transcripts: list[dict[str, Any]]
 
@@ -74,8 +79,9 @@ def make_evaluators(setup: Setup) -> tuple[Evaluator, ...]:
         "sampled": (wanted.samples, setup.config.sampling.distribution),
         "greedy": (wanted.greedy, GREEDY),
     }
+    counted: Callable[[], dict[str, float]] = dict if toolbox is None else lambda: tally(toolbox)
     return tuple(
-        Evaluator(setup, kind, int(samples), writer(setup, toolbox, sampling, int(samples)))
+        Evaluator(setup, kind, int(samples), writer(setup, toolbox, sampling, int(samples)), counted)
         for kind, (samples, sampling) in kinds.items()
         if samples
     )
@@ -105,6 +111,7 @@ def evaluate(evaluator: Evaluator, params: Params, examples: Sequence[Example]) 
         accuracy=accuracy(outcome >= 1),
         parts={name: np.concatenate(values).reshape(-1, samples) for name, values in parts.items()},
         calls=np.concatenate([batch.said.calls for batch in batches]).reshape(-1, samples),
+        counts=evaluator.tally(),
         failures=tuple(failures),
         transcripts=[row for batch in batches for row in batch.transcripts],
     )

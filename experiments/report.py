@@ -35,12 +35,13 @@ TOOL_PANELS: tuple[Panel, ...] = (
 """Of runs with tools besides."""
 
 
-def write_report(workdir: Path, title: str) -> Path:
+def write_report(workdir: Path, title: str, cold_steps: int = 0) -> Path:
     """Draws `report.png` from `metrics.jsonl`.
 
     Args:
       workdir: of the run.
       title: of the picture.
+      cold_steps: iterations on demonstrations, which are shaded.
 
     Returns:
       The picture's path.
@@ -56,6 +57,8 @@ def write_report(workdir: Path, title: str) -> Path:
     for axis in axes[-1]:
         axis.set_xlabel("iteration")
     for axis in axes.flat:
+        if cold_steps:
+            axis.axvspan(0.5, cold_steps + 0.5, color="grey", alpha=0.15, linewidth=0, label="demonstrations")
         if axis.get_legend_handles_labels()[0]:
             axis.legend(fontsize=8, frameon=False)
     figure.suptitle(title)

@@ -114,7 +114,7 @@ def finish_run(setup: Setup, workdir: Path, console: Console, checkpoints: Check
     if is_first():
         config = setup.config
         title = f"{config.method.name} on {config.task.name}, seed {config.seed}"
-        say(console, f"report: {write_report(workdir, title)}")
+        say(console, f"report: {write_report(workdir, title, setup.schedule.cold_steps)}")
         conclude(console, workdir, start.accuracies, setup.schedule.steps)
 
 
@@ -174,6 +174,7 @@ def hold_out(run: Run, step: int, params: Params) -> None:
         answers = evaluate(evaluator, params, run.setup.task.held_out)
         name, result = f"held_out/{evaluator.kind}", answers.accuracy
         found |= {name: result.mean, f"{name}_low": result.low, f"{name}_high": result.high}
+        found |= {f"{name}_{metric}": value for metric, value in answers.counts.items()}
         rows = [{"step": step, "kind": evaluator.kind, **row} for row in answers.transcripts]
         out.write_transcripts(run.output, out.EVALUATIONS, rows)
         say(run.console, f"iteration {step}, held-out, {evaluator.kind}: {result}")

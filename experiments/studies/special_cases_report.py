@@ -11,6 +11,19 @@ from experiments.studies.findings import Cell, interval
 from experiments.studies.identities import PAIRS, TOLERANCE, Pair, is_equal
 
 
+WHY = {
+    ("GRPO", "policy gradient"): "the objective's 1/|o|, which the theorem does not have",
+    ("GPG K=1", "policy gradient"): "the same 1/|o|, whatever K",
+    ("GPG K=4, product", "GPG K=4"): "a unit's product against its geometric mean",
+    ("GPG K=4", "GPG K=1"): "units",
+    ("GPG K=4", "GRPO"): "units",
+    ("GPG K=1", "GRPO"): "units, as GSPO and GRPO differ at one clip",
+    ("GPG K=1", "GSPO"): "the clip alone",
+    ("GPG K=1, token sum", "policy gradient"): "the ratio, which the policy gradient has none of",
+}
+"""What parts two methods that are not one."""
+
+
 def table(found: Sequence[Mapping[str, Any]]) -> list[dict[str, Cell]]:
     """A row a pair."""
     rows: list[dict[str, Cell]] = []
@@ -76,8 +89,8 @@ def notes(found: Sequence[Mapping[str, Any]]) -> list[str]:
         f"Gradients that should be equal are {max(apart[True]):.1g} apart at most, the others "
         f"{min(apart[False]):.1g} at least.",
         f"Responses have {seen['tokens']} tokens, with a standard deviation of {seen['spread']}.",
-        f"Off-policy log π_θ − log π_old deviates by {seen['log_ratio']} a token; GRPO's clip "
-        f"of 0.2 binds on {seen['clipped by GRPO']} of the tokens, GSPO's on {seen['clipped by GSPO']}.",
+        f"Off-policy the log-ratio of a token has a standard deviation of {seen['log_ratio']}; GRPO's clip of "
+        f"0.2 binds on {seen['clipped by GRPO']} of the tokens, GSPO's on {seen['clipped by GSPO']}.",
         *[_told(pair, records[pair]) for pair in PAIRS if not pair.equal],
     ]
 
@@ -87,16 +100,3 @@ def _told(pair: Pair, records: Sequence[Mapping[str, float]]) -> str:
     apart = interval([record["gradient"] for record in records])
     why = WHY[pair.first, pair.second]
     return f"{pair.first} and {pair.second}, {pair.policy}-policy: cosine {cosine}, {apart} apart ({why})."
-
-
-WHY = {
-    ("GRPO", "policy gradient"): "the objective's 1/|o|, which the theorem does not have",
-    ("GPG K=1", "policy gradient"): "the same 1/|o|, whatever K",
-    ("GPG K=4, product", "GPG K=4"): "a unit's product against its geometric mean",
-    ("GPG K=4", "GPG K=1"): "units",
-    ("GPG K=4", "GRPO"): "units",
-    ("GPG K=1", "GRPO"): "units, as GSPO and GRPO differ at one clip",
-    ("GPG K=1", "GSPO"): "the clip alone",
-    ("GPG K=1, token sum", "policy gradient"): "the ratio, which the score of the moved policy has none of",
-}
-"""What parts two methods that are not one."""
