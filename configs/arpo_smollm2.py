@@ -22,7 +22,7 @@ def get_config() -> ConfigDict:
     config.task.verifier = "answer_tag"
     config.task.chat = True
     config.task.prompt_tokens = 48
-    config.task.examples, config.task.held_out_examples = 2000, 32
+    config.task.examples, config.task.held_out_examples = 2000, 48
     config.sampling.new_tokens = 48
     config.tools.names = ("calculator",)
     config.tools.calls = 2
@@ -31,17 +31,16 @@ def get_config() -> ConfigDict:
     config.method.markers = TAGS
     config.method.aggregation = "token_mean"
     config.optimizer.learning_rate = 2e-5
-    config.optimizer.decay = "linear"
     config.cold_start.steps = 3
     config.cold_start.batches = 2
     config.cold_start.learning_rate = 5e-5
-    config.schedule.steps = 9
+    config.schedule.steps = 12
     config.schedule.prompts = 4
     config.schedule.group = 8
     config.evaluation.every = 3
-    config.evaluation.samples = 2
+    config.evaluation.samples = 1
     config.evaluation.greedy = False
-    config.evaluation.batch = 32
-    config.checkpoint.every = 12
-    config.output.rollouts = 4
+    config.evaluation.batch = 48
+    config.checkpoint.every = 15
+    config.output.rollouts = 5
     return config
