@@ -15,11 +15,11 @@ from experiments.studies.training import default_study
 
 UNFORKED = {"branching": {"mode": "none", "leaf_weight": "uniform"}}
 TOKENS = {"markers": None, "name": "grpo"}
-SEQUENCE = {"markers": None, "name": "gspo"}
+SEQUENCE = {"markers": None, "name": "gspo", "aggregation": "sequence_mean"}
 
 
 def get_config() -> ConfigDict:
-    """Five seeds of three arms."""
+    """Five seeds of four arms."""
     config = default_study()
     config.question = "Does ARPO learn to search better than GRPO and the sequence-level baseline?"
     config.base = search()
@@ -29,6 +29,6 @@ def get_config() -> ConfigDict:
         "grpo": {**UNFORKED, "method": TOKENS},
         "gspo": {**UNFORKED, "method": SEQUENCE},
     }
-    config.columns = ("held_out/sampled", "held_out/greedy", "reward", "tool_calls", "marker_fault")
+    config.columns = ("held_out/sampled", "held_out/greedy", "reward", "tool_calls", "marker_fault", "clip_fraction")
     config.curves = ("reward", "tool_calls", "marker_fault", "entropy", "length")
     return config

@@ -17,7 +17,7 @@ import numpy as np
 from gpg_jax.algorithms.compose import compose
 from gpg_jax.algorithms.gpg import gpg
 from gpg_jax.algorithms.settings import resolve
-from gpg_jax.decoding.branching import LeafWeight, leaf_weights
+from gpg_jax.decoding.branching import LeafWeight
 from gpg_jax.estimators.advantages import (
     branch_advantage,
     calibrated_advantage,
@@ -114,7 +114,7 @@ def compile_gradients(
       layout: of the rows.
       temperature: at which they were sampled.
       methods: whose gradients.
-      kinds: of leaf weights, each of which every method is given.
+      kinds: of leaf weights, each of which every method is given: "uniform", or the rollout's own as "tree".
 
     Returns:
       parameters, rollout -> `float32[E, D]`, the gradient of J (not of the loss), all parameters in a line; E
@@ -135,13 +135,16 @@ def compile_gradients(
                 weights
             )
 
-        (gradients,) = jax.vmap(pull)(jnp.concatenate([push(method) for method in methods]))
+        # One at a time: XLA's CPU backend (jaxlib 0.10.2) gets the batched pullback of a norm wrong from about
+        # a thousand tokens on.
+        (gradients,) = jax.lax.map(pull, jnp.concatenate([push(method) for method in methods]))
         lines = [leaf.reshape(leaf.shape[0], -1) for leaf in jax.tree.leaves(gradients)]
         return jnp.concatenate(lines, axis=1)
 
     def gradients(params: Params, rollout: Rollout) -> np.ndarray:
-        tree = np.asarray(rollout.parent), np.asarray(rollout.fork)
-        return np.asarray(pulled(params, rollout, np.stack([leaf_weights(*tree, kind) for kind in kinds])))
+        own = np.asarray(rollout.leaf_weight)
+        weights = {"uniform": np.ones_like(own), "tree": own}
+        return np.asarray(pulled(params, rollout, np.stack([weights[kind] for kind in kinds])))
 
     return gradients
 

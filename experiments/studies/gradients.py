@@ -165,7 +165,8 @@ def measure_seed(lab: Lab, seed: int) -> dict[str, Any]:
     key, group = stream(setup.config, "evaluation"), lab.setup.schedule.plan.layout.shared
 
     def collector(branching: Branching, examples: Sequence[Example]) -> Collector:
-        return forked_collector(setup, lab.toolbox, lab.programs, branching, examples, group)
+        found = forked_collector(setup, lab.toolbox, lab.programs, branching, examples, group)
+        return found._replace(leaf_weight="tree")
 
     first = collect(collector(no_branching(group), next(setup.task.batches)), params, key, 0)
     examples = telling(first, config.prompts) * config.together

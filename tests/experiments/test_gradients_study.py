@@ -13,10 +13,9 @@ from rich.console import Console
 
 from experiments.setup import first_state
 from experiments.studies import moments
-from experiments.studies.estimators import AIM_OF, AIMS, ESTIMATORS, FAMILIES, UNBIASED
-from gpg_jax.decoding.branching import leaf_weights
+from experiments.studies.estimators import AIM_OF, AIMS, ESTIMATORS, FAMILIES, UNBIASED, compile_gradients
 from gpg_jax.losses.objective import estimate, loss, weigh
-from gpg_jax.policies.score import score
+from gpg_jax.policies.score import Layout, score
 from gpg_jax.training.collect import Collected
 from gpg_jax.types import Batch
 
@@ -52,7 +51,7 @@ def forked(lab):
     examples = next(lab.setup.task.batches)[:2] * 2
     collector = study.forked_collector(
         lab.setup, lab.toolbox, lab.programs, lab.branchings["2"], examples, group=4
-    )
+    )._replace(leaf_weight="tree")
     rollouts = list(study._rollouts(collector, params, jax.random.key(3), 8, prompts=2))
     rollout = max(rollouts, key=lambda one: np.sum(one.fork > one.prompt_length) * np.ptp(one.reward))
     assert np.sum(rollout.fork > rollout.prompt_length) >= 1 and np.ptp(rollout.reward) > 0
@@ -71,21 +70,30 @@ def test_an_estimate_is_the_gradient_of_the_methods_loss(lab, forked):
     found = lab.of_all(params, rollout)
     plan = lab.setup.schedule.plan
     estimator = ESTIMATORS[index := line(UNBIASED, "hard", "tree")]
-    weight = leaf_weights(rollout.parent, rollout.fork, "tree")
-    own = dataclasses.replace(rollout, leaf_weight=weight)
+    assert np.ptp(rollout.leaf_weight) > 0
 
     def whole(params):
-        rows = own.tokens, own.prompt_length, own.length
+        rows = rollout.tokens, rollout.prompt_length, rollout.length
         scores = score(lab.setup.policy, params, *rows, plan.layout, temperature=1.0)
-        batch = Batch(rollout=own, old=jax.lax.stop_gradient(scores))
+        batch = Batch(rollout=rollout, old=jax.lax.stop_gradient(scores))
         fixed, _ = estimate(estimator.method, batch, ())
-        weights, _ = weigh(estimator.method.objective, own, fixed)
+        weights, _ = weigh(estimator.method.objective, rollout, fixed)
         return loss(estimator.method.objective, scores, batch, fixed, weights, (), ())[0]
 
     expected = jax.tree.leaves(jax.jit(jax.grad(whole))(params))
     expected = np.concatenate([np.ravel(leaf) for leaf in expected])
     assert np.abs(expected).max() > 1e-4
     np.testing.assert_allclose(found[index], -expected, rtol=1e-3, atol=1e-6)
+
+
+def test_estimators_share_a_forward_pass_and_nothing_else():
+    """Each as if it were alone, on as many tokens as a rollout has."""
+    layout = Layout(prompt_slots=6, new_slots=40, shared=4)
+    rollout, params = small.rollout(layout=layout), small.params()
+    together = compile_gradients(small.policy(), layout, 1.0, AIMS, ("uniform",))(params, rollout)
+    for method, found in zip(AIMS, together, strict=True):
+        (alone,) = compile_gradients(small.policy(), layout, 1.0, (method,), ("uniform",))(params, rollout)
+        np.testing.assert_allclose(found, alone, rtol=1e-3, atol=1e-5 * np.abs(alone).max())
 
 
 def test_calibration_matters_where_a_row_counts_by_its_length_alone(lab, forked):
@@ -111,7 +119,10 @@ def test_families_aim_at_what_they_are_without_forks(lab, forked):
     """Leave-one-out is G/(G − 1) times the group's mean; std and lengths aim elsewhere."""
     params, rollout = forked
     alone = dataclasses.replace(
-        rollout, parent=np.arange(8, dtype=np.int32), fork=np.asarray(rollout.prompt_length)
+        rollout,
+        parent=np.arange(8, dtype=np.int32),
+        fork=np.asarray(rollout.prompt_length),
+        leaf_weight=np.ones(8, np.float32),
     )
     found, aims = lab.of_all(params, alone), lab.of_aims(params, alone)
     np.testing.assert_allclose(found, aims[AIM_OF], rtol=1e-3, atol=1e-6)
