@@ -11,7 +11,7 @@ from __future__ import annotations
 from ml_collections import ConfigDict
 
 from configs.arpo_search import get_config as search
-from experiments.studies.training import default_study
+from experiments.studies.training import default_study, in_order
 
 UNFORKED = {"branching": {"mode": "none", "leaf_weight": "uniform"}}
 TOKENS = {"markers": None, "name": "grpo"}
@@ -23,12 +23,21 @@ def get_config() -> ConfigDict:
     config = default_study()
     config.question = "Does ARPO learn to search better than GRPO and the sequence-level baseline?"
     config.base = search()
-    config.arms = {
-        "arpo": {},
-        "macro-actions without forks": UNFORKED,
-        "grpo": {**UNFORKED, "method": TOKENS},
-        "gspo": {**UNFORKED, "method": SEQUENCE},
-    }
-    config.columns = ("held_out/sampled", "held_out/greedy", "reward", "tool_calls", "marker_fault", "clip_fraction")
+    config.arms = in_order(
+        {
+            "arpo": {},
+            "macro-actions without forks": UNFORKED,
+            "grpo": {**UNFORKED, "method": TOKENS},
+            "gspo": {**UNFORKED, "method": SEQUENCE},
+        }
+    )
+    config.columns = (
+        "held_out/sampled",
+        "held_out/greedy",
+        "reward",
+        "tool_calls",
+        "marker_fault",
+        "clip_fraction",
+    )
     config.curves = ("reward", "tool_calls", "marker_fault", "entropy", "length")
     return config

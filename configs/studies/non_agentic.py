@@ -8,7 +8,7 @@ from __future__ import annotations
 from ml_collections import ConfigDict
 
 from configs.smoke import get_config as smoke
-from experiments.studies.training import default_study
+from experiments.studies.training import default_study, in_order
 
 
 def get_config() -> ConfigDict:
@@ -19,13 +19,15 @@ def get_config() -> ConfigDict:
     base.task.symbols, base.task.prompt_tokens, base.sampling.new_tokens = 4, 5, 4
     base.schedule.minibatches = 4
     config.base = base
-    config.arms = {
-        "a fifth, of highest entropy": {"method": {"entropy_fraction": 0.2}},
-        "half, of highest entropy": {"method": {"entropy_fraction": 0.5}},
-        "two of one length": {"method": {"unit_count": 2}},
-        "every token (GRPO)": {"method": {"unit_length": 1}},
-        "the whole response (GSPO)": {"method": {"unit_count": 1}},
-    }
+    config.arms = in_order(
+        {
+            "a fifth, of highest entropy": {"method": {"entropy_fraction": 0.2}},
+            "half, of highest entropy": {"method": {"entropy_fraction": 0.5}},
+            "two of one length": {"method": {"unit_count": 2}},
+            "every token (GRPO)": {"method": {"unit_length": 1}},
+            "the whole response (GSPO)": {"method": {"unit_count": 1}},
+        }
+    )
     config.columns = ("reward", "clip_fraction", "units")
     config.curves = ("reward", "clip_fraction", "entropy")
     return config

@@ -1,6 +1,7 @@
 """Ways in which a run fails, each provoked, beside the metric that shows it.
 
     python -m experiments.study --config=configs/studies/signatures.py --workdir=runs/signatures
+    python -m experiments.study --config=configs/studies/signatures.py:full --workdir=runs/signatures_full
 
 - Advantage collapse: responses so alike that most groups earn one reward; `signal_groups` falls.
 - Segmentation drift: tags stop to mean what they did; `marker_fault` rises.
@@ -12,20 +13,22 @@ from __future__ import annotations
 from ml_collections import ConfigDict
 
 from configs.arpo_search import get_config as search
-from experiments.studies.training import default_study
+from experiments.studies.training import default_study, in_order, of_length
 
 
-def get_config() -> ConfigDict:
+def get_config(length: str = "short") -> ConfigDict:
     """Three seeds of a run as it should be, and three that fail."""
     config = default_study()
     config.question = "Which metric shows that a run goes wrong?"
-    config.base = search()
-    config.arms = {
-        "as it should be": {},
-        "collapse: nearly greedy samples": {"sampling": {"temperature": 0.2}},
-        "drift: entropy is paid for": {"method": {"entropy_coefficient": 0.3}},
-        "narrow: no forks": {"branching": {"roots": 8}},
-    }
+    config.base = of_length(search(), length, 150)
+    config.arms = in_order(
+        {
+            "as it should be": {},
+            "collapse: nearly greedy samples": {"sampling": {"temperature": 0.2}},
+            "drift: entropy is paid for": {"method": {"entropy_coefficient": 0.3}},
+            "narrow: no forks": {"branching": {"roots": 8}},
+        }
+    )
     config.seeds = 3
     config.columns = ("held_out/sampled", "reward", "signal_groups", "marker_fault", "sharing", "entropy")
     config.curves = ("reward", "signal_groups", "marker_fault", "sharing", "entropy", "tool_calls")

@@ -135,8 +135,8 @@ def compile_gradients(
                 weights
             )
 
-        # One at a time: XLA's CPU backend (jaxlib 0.10.2) gets the batched pullback of a norm wrong from about
-        # a thousand tokens on.
+        # One at a time: XLA's CPU backend (jaxlib 0.10.2) gets the batched pullback of a norm wrong
+        # from about a thousand tokens on.
         (gradients,) = jax.lax.map(pull, jnp.concatenate([push(method) for method in methods]))
         lines = [leaf.reshape(leaf.shape[0], -1) for leaf in jax.tree.leaves(gradients)]
         return jnp.concatenate(lines, axis=1)

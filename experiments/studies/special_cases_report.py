@@ -10,7 +10,6 @@ from matplotlib.figure import Figure
 from experiments.studies.findings import Cell, interval
 from experiments.studies.identities import PAIRS, TOLERANCE, Pair, is_equal
 
-
 WHY = {
     ("GRPO", "policy gradient"): "the objective's 1/|o|, which the theorem does not have",
     ("GPG K=1", "policy gradient"): "the same 1/|o|, whatever K",

@@ -30,8 +30,8 @@ def default_study() -> ConfigDict:
     """Every key of such a study.
 
     - `base`: the experiment that all arms share.
-    - `arms`: name -> the keys that it changes, nested as they are in an experiment; the first is compared
-      with each of the others.
+    - `arms`: name -> the keys that it changes, nested as they are in an experiment; from `in_order`.
+    - `pairs`: of arms that are compared, seed by seed; without any, the first with each other.
     - `seeds`: runs of each arm; `jobs` of them at once.
     - `columns`: metrics of the table: a held-out accuracy at the end, any other as its mean over the last
       `tail` iterations.
@@ -44,6 +44,7 @@ def default_study() -> ConfigDict:
             "question": "",
             "base": ConfigDict(),
             "arms": ConfigDict(),
+            "pairs": (),
             "seeds": 5,
             "jobs": 1,
             "columns": ("held_out/sampled", "reward"),
@@ -52,6 +53,29 @@ def default_study() -> ConfigDict:
             "threshold": 0.8,
         }
     )
+
+
+def in_order(arms: Mapping[str, Any]) -> ConfigDict:
+    """Arms in the order in which they are given, which a plain `ConfigDict` would sort by name."""
+    return ConfigDict(dict(arms), sort_keys=False)
+
+
+def of_length(base: ConfigDict, length: str, short: int) -> ConfigDict:
+    """The experiment as it is, or cut short.
+
+    Args:
+      base: of a study; it is changed.
+      length: "full" or "short".
+      short: iterations behind the cold start of a short one.
+
+    Raises:
+      ValueError: another length.
+    """
+    if length not in ("short", "full"):
+        raise ValueError(f'the length is "short" or "full", got {length!r}')
+    if length == "short":
+        base.schedule.steps = short
+    return base
 
 
 def training(config: ConfigDict, workdir: Path, console: Console) -> Findings:
@@ -67,6 +91,7 @@ def training(config: ConfigDict, workdir: Path, console: Console) -> Findings:
     """
     seeds = range(config.seeds)
     runs = {(arm, seed): experiment_of(config, arm, seed) for arm in config.arms for seed in seeds}
+    pairs = _pairs(config)
     _train_all(runs, workdir, config.jobs, console)
     lines = {
         arm: [list(records.read(_folder(workdir, arm, seed) / "metrics.jsonl")) for seed in seeds]
@@ -75,7 +100,9 @@ def training(config: ConfigDict, workdir: Path, console: Console) -> Findings:
     first = next(iter(runs.values())).cold_start.steps + 1
     values = {arm: [numbers(config, one, first) for one in found] for arm, found in lines.items()}
     rows = [_row(arm, found) for arm, found in values.items()]
-    return Findings(rows, draw(config, lines), [*_comparisons(values), *_thresholds(config, lines, first)])
+    return Findings(
+        rows, draw(config, lines), [*_comparisons(values, pairs), *_thresholds(config, lines, first)]
+    )
 
 
 def experiment_of(config: ConfigDict, arm: str, seed: int) -> Experiment:
@@ -194,14 +221,24 @@ def _row(arm: str, found: Sequence[Mapping[str, float]]) -> dict[str, Cell]:
     return {"arm": arm, **{name: interval([run[name] for run in found]) for name in found[0]}}
 
 
-def _comparisons(values: Mapping[str, Sequence[Mapping[str, float]]]) -> list[str]:
-    """The first arm less each other, seed by seed."""
-    (name, own), *others = values.items()
+def _pairs(config: ConfigDict) -> tuple[tuple[str, str], ...]:
+    first, *others = config.arms
+    pairs = tuple(config.pairs) or tuple((first, other) for other in others)
+    unknown = {name for pair in pairs for name in pair} - set(config.arms)
+    if unknown:
+        raise ValueError(f"pairs name {', '.join(sorted(unknown))}; the arms are {', '.join(config.arms)}")
+    return pairs
+
+
+def _comparisons(
+    values: Mapping[str, Sequence[Mapping[str, float]]], pairs: Sequence[tuple[str, str]]
+) -> list[str]:
+    """The first of each pair less the second, seed by seed."""
     notes = []
-    for other, theirs in others:
-        for column in own[0]:
-            apart = paired([run[column] for run in own], [run[column] for run in theirs])
-            notes.append(f"{column}: {name} less {other} is {apart} ({_verdict(apart)})")
+    for one, other in pairs:
+        for column in values[one][0]:
+            apart = paired([run[column] for run in values[one]], [run[column] for run in values[other]])
+            notes.append(f"{column}: {one} less {other} is {apart} ({_verdict(apart)})")
     return notes
 
 
