@@ -19,7 +19,6 @@ from ml_collections import ConfigDict
 from rich.console import Console
 
 from experiments.config import Experiment
-from experiments.progress import say
 from experiments.reading import from_config_dict
 from experiments.setup import Setup, build, make_phases, open_toolbox, stream
 from experiments.studies import gradients_report as report
@@ -34,7 +33,7 @@ from experiments.studies.estimators import (
     compile_gradients,
 )
 from experiments.studies.findings import Findings
-from experiments.studies.kept import kept
+from experiments.studies.kept import every_seed
 from experiments.studies.moments import Moments
 from experiments.studies.policies import (
     described,
@@ -109,13 +108,7 @@ def gradients(config: ConfigDict, workdir: Path, console: Console) -> Findings:
       ValueError: a configuration that is wrong, or a large-sample gradient that is all noise.
     """
     lab = functools.cache(lambda: open_lab(config))
-
-    def measure(seed: int) -> dict[str, Any]:
-        found = measure_seed(lab(), seed)
-        say(console, f"policy {seed + 1} of {config.seeds}")
-        return found
-
-    found = [kept(config, workdir, seed, measure) for seed in range(config.seeds)]
+    found = every_seed(config, workdir, console, lambda seed: measure_seed(lab(), seed))
     return Findings(report.table(found), report.draw(found), report.notes(found))
 
 

@@ -9,23 +9,38 @@ from pathlib import Path
 from typing import Any
 
 from ml_collections import ConfigDict
+from rich.console import Console
+
+from experiments.progress import say
 
 FREE = ("seeds", "question")
 """Keys that may change when a study is taken up again."""
 
 
-def kept(config: ConfigDict, workdir: Path, seed: int, measure: Callable[[int], Any]) -> Any:
-    """What `measure(seed)` gave, now or before.
+def every_seed(
+    config: ConfigDict, workdir: Path, console: Console, measure: Callable[[int], Any]
+) -> list[Any]:
+    """What `measure(seed)` gave for each of the study's seeds, now or before.
 
     Args:
       config: of the study.
       workdir: has a file `seed_N.json` a seed.
-      seed: of the measurement.
+      console: where a person reads.
       measure: seed -> what JSON can hold.
 
     Raises:
       ValueError: a file that cannot be read, or that was measured with another configuration.
     """
+
+    def told(seed: int) -> Any:
+        found = measure(seed)
+        say(console, f"seed {seed}, {seed + 1} of {config.seeds}")
+        return found
+
+    return [_kept(config, workdir, seed, told) for seed in range(config.seeds)]
+
+
+def _kept(config: ConfigDict, workdir: Path, seed: int, measure: Callable[[int], Any]) -> Any:
     path, settings = workdir / f"seed_{seed}.json", _settings(config)
     if path.is_file():
         return _found(path, settings)

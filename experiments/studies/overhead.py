@@ -23,13 +23,12 @@ from rich.console import Console
 from experiments.benchmark import timed
 from experiments.config import Experiment
 from experiments.methods import MethodConfig, make_method
-from experiments.progress import say
 from experiments.reading import from_config_dict
 from experiments.setup import Setup, build, compiled_step, make_phases, open_toolbox, stream
 from experiments.studies import flops
 from experiments.studies import overhead_report as report
 from experiments.studies.findings import Findings
-from experiments.studies.kept import kept
+from experiments.studies.kept import every_seed
 from experiments.studies.policies import (
     described,
     fixed_widths,
@@ -136,13 +135,7 @@ def overhead(config: ConfigDict, workdir: Path, console: Console) -> Findings:
     """
     setup = build(from_config_dict(Experiment, config.base))
     bench = functools.cache(lambda: open_bench(config, setup))
-
-    def measure(seed: int) -> dict[str, Any]:
-        found = measure_round(bench(), seed)
-        say(console, f"round {seed + 1} of {config.seeds}")
-        return found
-
-    found = [kept(config, workdir, seed, measure) for seed in range(config.seeds)]
+    found = every_seed(config, workdir, console, lambda seed: measure_round(bench(), seed))
     parameters = flops.block_entries(setup.architecture)
     return Findings(report.table(found), report.draw(found), report.notes(found, parameters))
 

@@ -19,13 +19,12 @@ from ml_collections import ConfigDict
 from rich.console import Console
 
 from experiments.config import Experiment
-from experiments.progress import say
 from experiments.reading import from_config_dict
 from experiments.setup import Setup, build, first_state, make_collector, stream
 from experiments.studies import special_cases_report as report
 from experiments.studies.findings import Findings
 from experiments.studies.identities import METHODS, PAIRS
-from experiments.studies.kept import kept
+from experiments.studies.kept import every_seed
 from experiments.studies.policies import with_seed
 from gpg_jax.estimators.filters import mixed_outcomes
 from gpg_jax.losses.metrics import reduce
@@ -98,13 +97,9 @@ def special_cases(config: ConfigDict, workdir: Path, console: Console) -> Findin
     """
     setup = build(from_config_dict(Experiment, config.base))
     programs = compile_programs(setup)
-
-    def measure(seed: int) -> dict[str, Any]:
-        found = measure_seed(config, with_seed(setup, seed), programs)
-        say(console, f"rollout {seed + 1} of {config.seeds}")
-        return found
-
-    found = [kept(config, workdir, seed, measure) for seed in range(config.seeds)]
+    found = every_seed(
+        config, workdir, console, lambda seed: measure_seed(config, with_seed(setup, seed), programs)
+    )
     return Findings(report.table(found), report.draw(found), report.notes(found))
 
 
