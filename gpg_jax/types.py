@@ -135,14 +135,14 @@ class Penalty(NamedTuple):
     """A term that is added to the loss: coefficient * sum(weights * cost).
 
     Attributes:
-      cost: new `Scores`, `Batch` -> `[B, L]`.
+      cost: new `Scores`, `Batch`, `Estimate` -> `[B, L]`.
       weights: `Rollout`, unit ids -> `[B, L]`, free of the parameters.
       coefficient: method state -> scalar.
       held: new `Scores`, `Batch` -> `bool[B, L]`, tokens whose cost a bound holds, reported as
         `kl_clamped`; None where nothing is bounded.
     """
 
-    cost: Callable[[Scores, Batch], Array]
+    cost: Callable[[Scores, Batch, Estimate], Array]
     weights: Callable[[Rollout, Array], Array]
     coefficient: Callable[[State], Array | float]
     held: Callable[[Scores, Batch], Array] | None = None

@@ -17,7 +17,7 @@ from gpg_jax.environments.shaping import kl_in_reward, reward_at_last_action, tr
 from gpg_jax.estimators import advantages, filters
 from gpg_jax.estimators.advantages import Advantage, RowEstimator
 from gpg_jax.losses import corrections, gates, ratios, weights
-from gpg_jax.losses.penalties import Cost, entropy_bonus, kl_held
+from gpg_jax.losses.penalties import Cost, entropy_bonus, kl_held, penalty
 from gpg_jax.types import Array, Batch, Method, Objective, Penalty, Rollout, State
 
 Outcome = Callable[[Batch], Array]
@@ -204,10 +204,9 @@ def _penalties(settings: Settings, ratio: ratios.Ratio, units: Units) -> tuple[P
     penalties = []
     if settings.kl_coefficient and settings.kl_placement == "loss":
         weigh = _aggregation(settings, settings.kl_aggregation or settings.aggregation)
-        beta = settings.kl_coefficient
         estimator = settings.kl_estimator.removesuffix("+")
         held = kl_held(estimator, settings.kl_range, settings.kl_cost_range)
-        penalties.append(Penalty(kl_cost(settings, ratio, units), weigh, lambda state: beta, held))
+        penalties.append(penalty(kl_cost(settings, ratio, units), settings.kl_coefficient, weigh, held))
     if settings.entropy_coefficient:
         weigh = _aggregation(settings, settings.entropy_aggregation or settings.aggregation)
         penalties.append(entropy_bonus(settings.entropy_coefficient, weigh))

@@ -8,9 +8,9 @@ import jax
 import jax.numpy as jnp
 
 from gpg_jax.algorithms.settings import Settings
-from gpg_jax.losses.penalties import Cost, kl_penalty
+from gpg_jax.losses import penalties
+from gpg_jax.losses.penalties import Cost
 from gpg_jax.losses.ratios import Ratio, token_ratio
-from gpg_jax.losses.weights import token_sum
 from gpg_jax.types import Array, Batch, Scores
 
 
@@ -51,12 +51,12 @@ def charge(settings: Settings) -> Cost:
       (`Scores`, `Batch`) -> `[B, L]`.
     """
     name = settings.kl_estimator
-    held = kl_penalty(
-        name.removesuffix("+"), 1.0, token_sum, bounds=settings.kl_range, cost_bounds=settings.kl_cost_range
-    ).cost
+    held = penalties.kl_cost(
+        name.removesuffix("+"), bounds=settings.kl_range, cost_bounds=settings.kl_cost_range
+    )
     if not name.endswith("+"):
         return held
-    square = kl_penalty("k2", 1.0, token_sum).cost
+    square = penalties.kl_cost("k2")
 
     def straight_through(scores: Scores, batch: Batch) -> Array:
         pushes = square(scores, batch)

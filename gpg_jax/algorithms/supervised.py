@@ -9,8 +9,9 @@ import jax.numpy as jnp
 from gpg_jax.algorithms.compose import AGGREGATIONS, compose
 from gpg_jax.algorithms.settings import resolve
 from gpg_jax.losses.gates import no_gate
+from gpg_jax.losses.penalties import penalty
 from gpg_jax.losses.ratios import no_ratio
-from gpg_jax.types import Array, Batch, Method, Penalty, Scores, State
+from gpg_jax.types import Array, Batch, Method, Scores, State
 
 
 def supervised(*, state: State = (), **options: Any) -> Method:
@@ -28,7 +29,7 @@ def supervised(*, state: State = (), **options: Any) -> Method:
     settings = resolve(options, aggregation="token_mean")
     method = compose(settings, advantage=_nothing, gate=no_gate, ratio=no_ratio, state=state)
     weigh = AGGREGATIONS[settings.aggregation](settings)
-    likelihood = Penalty(_surprise, weigh, lambda state: 1.0)
+    likelihood = penalty(_surprise, 1.0, weigh)
     objective = method.objective._replace(penalties=(*method.objective.penalties, likelihood))
     return method._replace(objective=objective)
 

@@ -2,9 +2,16 @@
 
 from __future__ import annotations
 
+import jax
 import jax.numpy as jnp
 
 from gpg_jax.types import Array
+
+
+def masked_values(values: Array, mask: Array) -> jax.Array:
+    """The values where `mask` is true and 0 elsewhere, as `masked_sum` reads them."""
+    dtype = jnp.promote_types(jnp.result_type(values), jnp.float32)
+    return jnp.where(mask, values, 0).astype(dtype)
 
 
 def masked_sum(values: Array, mask: Array, axis: int | tuple[int, ...] | None = None) -> Array:
@@ -18,8 +25,7 @@ def masked_sum(values: Array, mask: Array, axis: int | tuple[int, ...] | None = 
     Returns:
       At least float32, float64 for float64.
     """
-    dtype = jnp.promote_types(jnp.result_type(values), jnp.float32)
-    return jnp.sum(jnp.where(mask, values, 0), axis=axis, dtype=dtype)
+    return jnp.sum(masked_values(values, mask), axis=axis)
 
 
 def masked_max(values: Array, mask: Array, axis: int | tuple[int, ...] | None = None) -> Array:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import jax
 import jax.numpy as jnp
 
-from gpg_jax.estimators.masked import masked_sum
+from gpg_jax.estimators.masked import masked_sum, masked_values
 from gpg_jax.types import Array
 
 
@@ -58,17 +58,40 @@ def reward_to_go(rewards: Array, action_mask: Array, discount: float = 1.0) -> A
     Raises:
       ValueError: a discount outside [0, 1].
     """
-    if not 0 <= discount <= 1:
-        raise ValueError(f"the discount must lie in [0, 1], got {discount}")
+    check_discount(discount)
+    rewards = masked_values(rewards, action_mask)
+    return backward_recursion(rewards, discount, action_mask, jnp.zeros(rewards.shape[0]))
+
+
+def backward_recursion(added: Array, factor: Array | float, action_mask: Array, start: Array) -> Array:
+    """x_t = c_t + f·x_{t+1} over the actions of a row, last one first; other tokens are skipped.
+
+    A sequential scan: the order of its sums is that of the actions, so neither padding nor a tool's tokens
+    move a bit of the result, and a rollout took as many steps of a whole network.
+
+    Args:
+      added: `[B, L]`, c; read at actions only.
+      factor: f, scalar or `[B]`.
+      action_mask: `bool[B, L]`.
+      start: `[B]`, x behind the last action.
+
+    Returns:
+      `[B, L]`, 0 where the policy did not act.
+    """
     action_mask = jnp.asarray(action_mask)
-    earned = jnp.where(action_mask, rewards, 0)
-    earned = earned.astype(jnp.promote_types(earned.dtype, jnp.float32))
 
     def backward(later: jax.Array, step: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array]:
-        reward, acts = step
-        value = jnp.where(acts, reward + discount * later, later)
+        term, acts = step
+        value = jnp.where(acts, term + factor * later, later)
         return value, value
 
-    start = jnp.zeros(earned.shape[0], earned.dtype)
-    returns = jax.lax.scan(backward, start, (earned.T, action_mask.T), reverse=True)[1].T
-    return jnp.where(action_mask, returns, 0)
+    added = masked_values(added, action_mask)
+    start = jnp.asarray(start, added.dtype)
+    sums = jax.lax.scan(backward, start, (added.T, action_mask.T), reverse=True)[1].T
+    return jnp.where(action_mask, sums, 0)
+
+
+def check_discount(discount: float) -> None:
+    """Raises ValueError unless the discount lies in [0, 1]."""
+    if not 0 <= discount <= 1:
+        raise ValueError(f"the discount must lie in [0, 1], got {discount}")

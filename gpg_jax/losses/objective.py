@@ -109,7 +109,7 @@ def loss(
     surrogate = objective.gate(objective.ratio(log_ratio, unit_ids), estimate.advantage)
     total = -masked_sum(weights * estimate.correction * surrogate, mask)
     for penalty, weight, coefficient in zip(objective.penalties, penalty_weights, coefficients, strict=True):
-        total += coefficient * masked_sum(weight * penalty.cost(scores, batch), mask)
+        total += coefficient * masked_sum(weight * penalty.cost(scores, batch, estimate), mask)
     return total, loss_metrics(objective, scores, batch, estimate, log_ratio, mask)
 
 

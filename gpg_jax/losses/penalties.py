@@ -7,38 +7,35 @@ from collections.abc import Callable
 import jax.numpy as jnp
 
 from gpg_jax.estimators.divergences import ESTIMATORS, bounded
-from gpg_jax.types import Array, Batch, Penalty, Scores, State
+from gpg_jax.types import Array, Batch, Estimate, Penalty, Scores, State
 
 Coefficient = float | Callable[[State], Array | float]
 Cost = Callable[[Scores, Batch], Array]
+"""What a token costs, by what networks say of it alone."""
 Held = Callable[[Scores, Batch], Array]
 
 
-def kl_penalty(
+def kl_cost(
     estimator: str,
-    coefficient: Coefficient,
-    weights: Callable,
     *,
     bounds: tuple[float, float] | None = None,
     cost_bounds: tuple[float, float] | None = None,
     importance_weighted: bool = False,
-) -> Penalty:
-    """β · Σ w_t · KL_t(π_θ‖π_ref), KL from the sampled token or over the vocabulary.
+) -> Cost:
+    """KL_t(π_θ‖π_ref), from the sampled token or over the vocabulary.
 
-    GRPO's term is k3 (arXiv 2402.03300, eq. 4). Of the sampled estimators k2, "k3+" and the
+    GRPO's is k3 (arXiv 2402.03300, eq. 4). Of the sampled estimators k2, "k3+" and the
     importance-weighted k1 and k3 have the expected gradient of KL(π_θ‖π_ref); see `estimators.divergences`.
 
     Args:
       estimator: "k1", "k2", "k3", "abs", "k3+" or "full"; "full" reads `Scores.kl_ref`.
-      coefficient: β, or a function of the method's state.
-      weights: how tokens are weighed; see `losses.weights`.
       bounds: where log π_ref − log π_θ is held, and log π_θ − log π_old too for `importance_weighted`, or
         None; nothing passes a held difference's gradient.
       cost_bounds: where the estimate is held, before it is weighted, or None.
       importance_weighted: whether the cost is multiplied by π_θ/π_old, differentiated too; for k1 and k3.
 
     Returns:
-      The penalty; what bounds hold is its `held`.
+      (new `Scores`, `Batch`) -> `[B, L]`.
 
     Raises:
       ValueError: an unknown estimator, or one whose gradient the weight would make wrong.
@@ -51,10 +48,53 @@ def kl_penalty(
     cost = _full_kl if estimator == "full" else _sampled_kl(estimator, bounds)
     if cost_bounds is not None:
         cost = _held(cost, cost_bounds)
-    if importance_weighted:
-        cost = _importance_weighted(cost, bounds)
-    held = kl_held(estimator, bounds, cost_bounds)
-    return Penalty(cost=cost, weights=weights, coefficient=_of_state(coefficient), held=held)
+    return _importance_weighted(cost, bounds) if importance_weighted else cost
+
+
+def penalty(cost: Cost, coefficient: Coefficient, weights: Callable, held: Held | None = None) -> Penalty:
+    """A penalty whose cost reads no estimate.
+
+    Args:
+      cost: what a token costs.
+      coefficient: β, or a function of the method's state.
+      weights: how tokens are weighed; see `losses.weights`.
+      held: tokens whose cost a bound holds, or None.
+    """
+    return Penalty(
+        cost=lambda scores, batch, estimate: cost(scores, batch),
+        weights=weights,
+        coefficient=of_state(coefficient),
+        held=held,
+    )
+
+
+def kl_penalty(
+    estimator: str,
+    coefficient: Coefficient,
+    weights: Callable,
+    *,
+    bounds: tuple[float, float] | None = None,
+    cost_bounds: tuple[float, float] | None = None,
+    importance_weighted: bool = False,
+) -> Penalty:
+    """β · Σ w_t · KL_t(π_θ‖π_ref); see `kl_cost`.
+
+    Args:
+      estimator: as in `kl_cost`.
+      coefficient: β, or a function of the method's state.
+      weights: how tokens are weighed; see `losses.weights`.
+      bounds: as in `kl_cost`.
+      cost_bounds: as in `kl_cost`.
+      importance_weighted: as in `kl_cost`.
+
+    Returns:
+      The penalty; what bounds hold is its `held`.
+
+    Raises:
+      ValueError: see `kl_cost`.
+    """
+    cost = kl_cost(estimator, bounds=bounds, cost_bounds=cost_bounds, importance_weighted=importance_weighted)
+    return penalty(cost, coefficient, weights, kl_held(estimator, bounds, cost_bounds))
 
 
 def kl_held(
@@ -63,7 +103,7 @@ def kl_held(
     """Which tokens' KL does not move with the policy, because a bound holds it; None without bounds.
 
     Args:
-      estimator: as in `kl_penalty`.
+      estimator: as in `kl_cost`.
       bounds: where log π_ref − log π_θ is held, or None; not read by "full".
       cost_bounds: where the estimate is held, or None.
 
@@ -85,6 +125,39 @@ def kl_held(
     return held
 
 
+def value_penalty(coefficient: Coefficient, weights: Callable, *, clip: float | None = None) -> Penalty:
+    """c · Σ w_t · (V_φ(s_t) − G_t)², or the larger of it and (clip(V_φ, V_old ± κ) − G_t)².
+
+    Schulman et al. 2017, arXiv 1707.06347, eq. 9, whose term has no ½; the clipped form is that of its authors'
+    code. G is fixed: with a bootstrapped one the gradient is a semi-gradient.
+
+    Args:
+      coefficient: c, or a function of the method's state.
+      weights: how tokens are weighed; see `losses.weights`.
+      clip: κ, or None for the plain square. Where the clipped square is the larger, no gradient passes if V_φ
+        is outside of its range.
+
+    Returns:
+      The penalty; it reads `Scores.value`, the value targets of the estimate, and for `clip` the old values.
+    """
+
+    def cost(scores: Scores, batch: Batch, estimate: Estimate) -> Array:
+        if scores.value is None or estimate.value_target is None:
+            raise ValueError(
+                'a value loss reads Scores.value and Estimate.value_target: put "value" into Method.needs, '
+                "and take an advantage that gives targets"
+            )
+        plain = jnp.square(scores.value - estimate.value_target)
+        if clip is None:
+            return plain
+        if batch.old.value is None:
+            raise ValueError('a clipped value loss reads the old values: put "old" into Method.needs')
+        near = jnp.clip(scores.value, batch.old.value - clip, batch.old.value + clip)
+        return jnp.maximum(plain, jnp.square(near - estimate.value_target))
+
+    return Penalty(cost=cost, weights=weights, coefficient=of_state(coefficient))
+
+
 def entropy_bonus(coefficient: Coefficient, weights: Callable) -> Penalty:
     """−c · Σ w_t · H(π_θ(·|y_<t)) (Williams and Peng 1991; A3C, arXiv 1602.01783, section 4).
 
@@ -102,10 +175,11 @@ def entropy_bonus(coefficient: Coefficient, weights: Callable) -> Penalty:
             raise ValueError('the entropy bonus reads Scores.entropy: put "entropy" into Method.needs')
         return -scores.entropy
 
-    return Penalty(cost=cost, weights=weights, coefficient=_of_state(coefficient))
+    return penalty(cost, coefficient, weights)
 
 
-def _of_state(coefficient: Coefficient) -> Callable[[State], Array | float]:
+def of_state(coefficient: Coefficient) -> Callable[[State], Array | float]:
+    """A coefficient as a function of the method's state."""
     return coefficient if callable(coefficient) else lambda state: coefficient
 
 

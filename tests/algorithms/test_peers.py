@@ -375,7 +375,7 @@ def test_kl_estimators(name):
     batch = batch_of({"mask": [[1] * 7], "new": [points["new"]], "reference": [points["reference"]]})
 
     def value(log_prob):
-        return penalty.cost(Scores(log_prob), batch)
+        return penalty.cost(Scores(log_prob), batch, None)
 
     new = jnp.asarray(behind_a_prompt([points["new"]]))
     gradient = jax.grad(lambda log_prob: jnp.sum(value(log_prob)))(new)

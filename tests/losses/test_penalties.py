@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from gpg_jax.estimators.divergences import full_kl
-from gpg_jax.losses.penalties import kl_held, kl_penalty
+from gpg_jax.losses.penalties import kl_cost, kl_held, kl_penalty
 from gpg_jax.losses.weights import token_sum
 from gpg_jax.types import Scores
 
@@ -30,7 +30,7 @@ BATCH = examples.make_batch(ROLLOUT, column(jax.nn.log_softmax(THETA)), column(R
 
 def expected_gradient(estimator, **options):
     """Σ_y π_old(y)·∇_θ cost(y) at π_θ = π_old."""
-    cost = kl_penalty(estimator, 1.0, token_sum, **options).cost
+    cost = kl_cost(estimator, **options)
     old = jax.nn.softmax(THETA)
 
     def expected(theta):
@@ -72,7 +72,7 @@ def test_a_weight_that_would_bend_the_gradient_is_refused(estimator):
 def test_a_weighted_k2_would_be_wrong():
     """Why it is refused: E[∇(r·k2)] = E[k2·∇log π] + ∇KL, and the first term does not vanish."""
     old = jax.nn.softmax(THETA)
-    square = kl_penalty("k2", 1.0, token_sum).cost
+    square = kl_cost("k2")
 
     def expected(theta):
         log_prob = jax.nn.log_softmax(theta)
@@ -88,7 +88,7 @@ def test_bounds_hold_the_difference_and_the_weight_and_say_where():
     new = Scores(column(jnp.array([-4.0, -8.0, 0.0])))
     batch = examples.make_batch(ROLLOUT, old, reference)
     penalty = kl_penalty("k1", 1.0, token_sum, bounds=(-2.0, 2.0), importance_weighted=True)
-    cost = penalty.cost(new, batch)[:, 1]
+    cost = penalty.cost(new, batch, None)[:, 1]
     np.testing.assert_allclose(cost, [0, -2 * np.exp(-2), 2 * np.exp(1)], rtol=1e-6)
     np.testing.assert_array_equal(penalty.held(new, batch)[:, 1], [False, True, True])
     assert kl_held("k3", None, None) is None
