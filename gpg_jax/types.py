@@ -183,10 +183,13 @@ class Method(NamedTuple):
       state: the method's first state.
       after: state, metrics (name -> scalar) -> state, run once a rollout.
       needs: names of the `Scores` fields beyond `log_prob` that the method reads of the new
-        policy, "reference" where it reads the reference policy, and "old" where it reads the old
-        policy's scores before the first update.
+        policy, "reference" where it reads the reference policy, "old" where it reads the old
+        policy's scores before the first update, and "after" where it reads `kl_old_after`, what the
+        updates have moved the policy by.
       resample: whether rows that `keep` refuses are replaced by new rollouts (dynamic sampling).
       watch: `Batch`, unit ids -> name -> `[B]`, numbers of the rows whose means are reported.
+      halt: metrics of a minibatch before its update -> whether that update and those behind it on this
+        rollout are left out; None never does.
     """
 
     objective: Objective
@@ -197,3 +200,4 @@ class Method(NamedTuple):
     needs: frozenset[str] = frozenset()
     resample: bool = False
     watch: Callable[[Batch, Array], dict[str, Array]] = lambda batch, unit_ids: {}
+    halt: Callable[[dict[str, Array]], Array] | None = None

@@ -8,11 +8,13 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+from gpg_jax.algorithms.a2c import a2c
 from gpg_jax.algorithms.dapo import dapo
 from gpg_jax.algorithms.dr_grpo import dr_grpo
 from gpg_jax.algorithms.gpg import gpg
 from gpg_jax.algorithms.grpo import grpo
 from gpg_jax.algorithms.gspo import gspo, gspo_token
+from gpg_jax.algorithms.ppo import ppo
 from gpg_jax.algorithms.reinforce import (
     reinforce,
     reinforce_batch,
@@ -24,6 +26,7 @@ from gpg_jax.algorithms.reinforce import (
 from gpg_jax.algorithms.rloo import rloo
 from gpg_jax.algorithms.sapo import sapo
 from gpg_jax.algorithms.vanilla import vanilla
+from gpg_jax.algorithms.vapo import vapo
 from gpg_jax.types import Method
 
 ALGORITHMS: dict[str, Callable[..., Method]] = {
@@ -35,6 +38,9 @@ ALGORITHMS: dict[str, Callable[..., Method]] = {
     "rloo": rloo,
     "reinforce_optimal": reinforce_optimal,
     "vanilla": vanilla,
+    "a2c": a2c,
+    "ppo": ppo,
+    "vapo": vapo,
     "grpo": grpo,
     "dr_grpo": dr_grpo,
     "dapo": dapo,

@@ -5,7 +5,7 @@ A new method is a call of `compose`: an advantage and a gate, and whatever else 
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import jax.numpy as jnp
 
@@ -54,6 +54,8 @@ def compose(
     resample: bool = False,
     state: State = (),
     needs: frozenset[str] = frozenset(),
+    penalties: Sequence[Penalty] = (),
+    after: Callable[[State, dict[str, Array]], State] = lambda state, metrics: state,
     watch: Callable[[Batch, Array], dict[str, Array]] = lambda batch, unit_ids: {},
 ) -> Method:
     """The method of these choices.
@@ -69,6 +71,8 @@ def compose(
       resample: whether refused rows are replaced.
       state: the method's first state.
       needs: names of further scores that the method reads.
+      penalties: further terms of the loss, such as a critic's.
+      after: state, metrics -> state, once a rollout.
       watch: numbers of the rows that are reported, see `types.Method`.
 
     Returns:
@@ -88,11 +92,18 @@ def compose(
         gate=gate,
         weights=aggregation,
         correction=_correction(settings),
-        penalties=_penalties(settings, ratio, units),
+        penalties=(*_penalties(settings, ratio, units), *penalties),
     )
     shape = _shape(settings, scalar_outcome(settings) if outcome is None else outcome)
     return Method(
-        objective, shape, keep, state, needs=needs | _needs(settings), resample=resample, watch=watch
+        objective,
+        shape,
+        keep,
+        state,
+        after=after,
+        needs=needs | _needs(settings),
+        resample=resample,
+        watch=watch,
     )
 
 

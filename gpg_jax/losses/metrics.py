@@ -11,6 +11,7 @@ import jax.numpy as jnp
 from gpg_jax.estimators.divergences import k1, k3
 from gpg_jax.estimators.masked import masked_max, masked_sum
 from gpg_jax.estimators.segments import group_max, group_min
+from gpg_jax.estimators.variance import explained_variance
 from gpg_jax.types import STOP_EOS, Array, Batch, Estimate, Objective, Scores
 
 Metric = tuple[Array, Array] | Array
@@ -151,3 +152,41 @@ def rollout_metrics(batch: Batch, estimate: Estimate) -> Metrics:
         "advantage_max": masked_max(jnp.abs(estimate.advantage), mask),
         "correction": (masked_sum(estimate.correction, mask), count),
     }
+
+
+def critic_metrics(batch: Batch, estimate: Estimate) -> dict[str, Array]:
+    """How good the values are that a rollout's advantages were made with, over actions trained on.
+
+    - `explained_variance`: 1 − Var(G − V)/Var(G), G the targets of the critic.
+    - `value_mean`, `value_error`: means of V and of (V − G)².
+
+    Args:
+      batch: the whole rollout, with the old values.
+      estimate: of the same rows.
+
+    Returns:
+      Name -> scalar; empty without a critic.
+    """
+    value, target = batch.old.value, estimate.value_target
+    if value is None or target is None:
+        return {}
+    mask = (estimate.unit_ids >= 0) & estimate.keep[:, None]
+    count = jnp.maximum(jnp.sum(mask, dtype=jnp.float32), 1)
+    return {
+        "explained_variance": explained_variance(value, target, mask),
+        "value_mean": masked_sum(value, mask) / count,
+        "value_error": masked_sum(jnp.square(value - target), mask) / count,
+    }
+
+
+def kl_after(scores: Scores, batch: Batch, estimate: Estimate) -> Array:
+    """KL(π_old‖π_θ) by k3, the mean over actions trained on: how far a rollout's updates moved the policy.
+
+    Args:
+      scores: the new policy's, after the updates.
+      batch: the whole rollout.
+      estimate: of the same rows.
+    """
+    mask = (estimate.unit_ids >= 0) & estimate.keep[:, None]
+    old, new = (jnp.where(mask, one.log_prob, 0) for one in (batch.old, scores))
+    return masked_sum(k3(old, new), mask) / jnp.maximum(jnp.sum(mask, dtype=jnp.float32), 1)

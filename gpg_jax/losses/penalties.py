@@ -7,7 +7,7 @@ from collections.abc import Callable
 import jax.numpy as jnp
 
 from gpg_jax.estimators.divergences import ESTIMATORS, bounded
-from gpg_jax.types import Array, Batch, Estimate, Penalty, Scores, State
+from gpg_jax.types import Array, Batch, Estimate, Penalty, Rollout, Scores, State
 
 Coefficient = float | Callable[[State], Array | float]
 Cost = Callable[[Scores, Batch], Array]
@@ -97,6 +97,29 @@ def kl_penalty(
     return penalty(cost, coefficient, weights, kl_held(estimator, bounds, cost_bounds))
 
 
+def old_kl_penalty(estimator: str, coefficient: Coefficient, weights: Callable) -> Penalty:
+    """β · Σ w_t · KL_t(π_old‖π_θ), from tokens that π_old drew.
+
+    PPO's penalised surrogate, arXiv 1707.06347, eq. 8. The expected gradient of k1 = log π_old − log π_θ and
+    of k3 = r − 1 − log r, r = π_θ/π_old, is that of the divergence; k3 is never negative and varies less.
+
+    Args:
+      estimator: "k1" or "k3".
+      coefficient: β, or a function of the method's state.
+      weights: how tokens are weighed; see `losses.weights`.
+
+    Raises:
+      ValueError: another estimator.
+    """
+    if estimator not in ("k1", "k3"):
+        raise ValueError(f"the KL to the old policy is estimated by 'k1' or 'k3', got {estimator!r}")
+
+    def cost(scores: Scores, batch: Batch) -> Array:
+        return ESTIMATORS[estimator](batch.old.log_prob, scores.log_prob)
+
+    return penalty(cost, coefficient, weights)
+
+
 def kl_held(
     estimator: str, bounds: tuple[float, float] | None, cost_bounds: tuple[float, float] | None
 ) -> Held | None:
@@ -128,8 +151,8 @@ def kl_held(
 def value_penalty(coefficient: Coefficient, weights: Callable, *, clip: float | None = None) -> Penalty:
     """c · Σ w_t · (V_φ(s_t) − G_t)², or the larger of it and (clip(V_φ, V_old ± κ) − G_t)².
 
-    Schulman et al. 2017, arXiv 1707.06347, eq. 9, whose term has no ½; the clipped form is that of its authors'
-    code. G is fixed: with a bootstrapped one the gradient is a semi-gradient.
+    Schulman et al. 2017, arXiv 1707.06347, eq. 9, whose term has no ½; the clipped form is their code's, not
+    the paper's. G is fixed: with a bootstrapped one the gradient is a semi-gradient.
 
     Args:
       coefficient: c, or a function of the method's state.
@@ -156,6 +179,25 @@ def value_penalty(coefficient: Coefficient, weights: Callable, *, clip: float | 
         return jnp.maximum(plain, jnp.square(near - estimate.value_target))
 
     return Penalty(cost=cost, weights=weights, coefficient=of_state(coefficient))
+
+
+def likelihood_penalty(coefficient: Coefficient, weights: Callable, *, correct: float = 1.0) -> Penalty:
+    """−c · Σ w_t · log π_θ(y_t) over rows whose outcome is at least `correct` (VAPO, arXiv 2504.05118).
+
+    Args:
+      coefficient: μ, or a function of the method's state.
+      weights: how tokens are weighed, normalised over the correct rows alone; nothing where there are none.
+      correct: least outcome of a correct row.
+
+    Returns:
+      The penalty.
+    """
+
+    def of_correct(rollout: Rollout, unit_ids: Array) -> Array:
+        right = jnp.asarray(rollout.outcome) >= correct
+        return weights(rollout, jnp.where(right[:, None], unit_ids, -1))
+
+    return penalty(lambda scores, batch: -scores.log_prob, coefficient, of_correct)
 
 
 def entropy_bonus(coefficient: Coefficient, weights: Callable) -> Penalty:

@@ -28,6 +28,7 @@ class GradientMoments(NamedTuple):
     variance: Array
 
 
+@jax.jit
 def credited_moments(policy: Array, trajectories: Trajectories, credit: Array) -> GradientMoments:
     """Moments of g(τ) = Σ_t credit_t(τ) ∇log π(a_t | s_t), over the listed trajectories.
 

@@ -43,13 +43,17 @@ def estimator_moments(estimator: Callable[[Array], Array], probability: Array, s
         raise ValueError(
             f"from 1 sample up to {LIMIT} tuples can be listed, got {samples} samples of {outcomes} outcomes"
         )
-    tuples = np.indices((outcomes,) * samples, np.int32).reshape(samples, -1).T
-    weight = jnp.prod(jnp.asarray(probability)[tuples], axis=1)
-    estimates = jax.jit(jax.vmap(estimator))(jnp.asarray(tuples))
-    if estimates.dtype != jnp.float64:
-        raise ValueError(f"moments are exact in float64 alone, the estimator returns {estimates.dtype}")
-    mean = weight @ estimates
-    return Moments(mean, weight @ jnp.square(estimates - mean))
+
+    @jax.jit
+    def moments(probability: Array, tuples: Array) -> Moments:
+        estimates = jax.vmap(estimator)(tuples)
+        if estimates.dtype != jnp.float64:
+            raise ValueError(f"moments are exact in float64 alone, the estimator returns {estimates.dtype}")
+        weight = jnp.prod(probability[tuples], axis=1)
+        mean = weight @ estimates
+        return Moments(mean, weight @ jnp.square(estimates - mean))
+
+    return moments(probability, np.indices((outcomes,) * samples, np.int32).reshape(samples, -1).T)
 
 
 def second_moment(behaviour: Array, target: Array) -> Array:
@@ -91,7 +95,10 @@ def weight_variance(mdp: MDP, behaviour: Array, target: Array, horizon: int) -> 
             f"it never takes (state, action) {missing.tolist()}"
         )
     step = jnp.einsum("sa,sat->st", _weighted(behaviour, target), mdp.transition)
-    return mdp.initial @ jnp.linalg.matrix_power(step, horizon) @ jnp.ones_like(mdp.initial) - 1
+    square = jnp.ones_like(mdp.initial)
+    for _ in range(horizon):
+        square = step @ square
+    return mdp.initial @ square - 1
 
 
 def _weighted(behaviour: Array, target: Array) -> Array:

@@ -29,7 +29,7 @@ def log_linear(features: Array) -> Family:
 
 def score(family: Family, theta: Array) -> Array:
     """∇_θ log p_θ(x) for every outcome, `[X, D]`."""
-    return jax.jacobian(family)(theta)
+    return jax.jit(jax.jacobian(family))(theta)
 
 
 def score_gradient(family: Family, theta: Array, values: Array) -> Array:

@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from gpg_jax.estimators.returns import reward_to_go
+from gpg_jax.estimators.returns import backward_recursion
 from gpg_jax.theory.mdp import MDP, check
 from gpg_jax.types import Array
 
@@ -67,19 +67,21 @@ def enumerate_trajectories(mdp: MDP, horizon: int) -> Trajectories:
         actions = np.concatenate([actions[parent], action[:, None].astype(np.int32)], axis=1)
         reached = environment[:, None] * transition[state, action]
     reward = mdp.reward[states, actions]
-    to_go = _reward_to_go(reward, np.ones(states.shape, bool), float(mdp.discount))
+    to_go = _reward_to_go(reward, mdp.discount, np.ones(states.shape, bool), jnp.zeros(len(states)))
     return Trajectories(jnp.asarray(states), jnp.asarray(actions), jnp.asarray(environment), reward, to_go)
 
 
-_reward_to_go = jax.jit(reward_to_go, static_argnames="discount")
+_reward_to_go = jax.jit(backward_recursion)
 
 
+@jax.jit
 def trajectory_probability(trajectories: Trajectories, policy: Array) -> Array:
     """p_π(τ) = ρ₀(s_0) Π_t π(a_t | s_t) P(s_{t+1} | s_t, a_t), `[N]`."""
     chosen = policy[trajectories.state, trajectories.action]
     return trajectories.environment * jnp.prod(chosen, axis=1)
 
 
+@jax.jit
 def trajectory_weight(trajectories: Trajectories, behaviour: Array, target: Array) -> Array:
     """w(τ) = Π_t target(a_t | s_t) / behaviour(a_t | s_t), `[N]`.
 

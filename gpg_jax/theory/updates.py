@@ -17,9 +17,10 @@ import optax
 from gpg_jax.estimators import conservative
 from gpg_jax.estimators.divergences import full_kl
 from gpg_jax.losses.gates import Gate
-from gpg_jax.theory.improvement import conservative_terms, gated_surrogate, mixture, surrogate
+from gpg_jax.theory.gradients import occupancy_gradient
+from gpg_jax.theory.improvement import conservative_terms, gated_surrogate, mixture
 from gpg_jax.theory.mdp import MDP, softmax_policy
-from gpg_jax.theory.occupancies import state_occupancy
+from gpg_jax.theory.occupancies import occupancy, state_occupancy
 from gpg_jax.theory.values import evaluate
 from gpg_jax.types import Array, Params
 
@@ -58,6 +59,13 @@ def mean_divergence(mdp: MDP, policy: Array, new: Array) -> Array:
 def worst_divergence(mdp: MDP, policy: Array, new: Array) -> Array:
     """max_s KL(π(·|s) ‖ π′(·|s)) (TRPO, arXiv 1502.05477, section 3), a scalar in nats."""
     return jnp.max(full_kl(_log(policy), _log(new)))
+
+
+def fisher_information(mdp: MDP, family: LogLinear, weights: Array) -> Array:
+    """F = E_{s,a~d_π}[(φ − E_π φ)(φ − E_π φ)ᵀ], `[D, D]`: the Hessian of `mean_divergence` at π_w."""
+    policy = log_linear_policy(mdp, family, weights)
+    score = family.features - jnp.sum(policy[:, :, None] * family.features, axis=1, keepdims=True)
+    return jnp.einsum("sa,sai,saj->ij", occupancy(mdp, policy, normalise=True), score, score)
 
 
 def climb(
@@ -103,9 +111,8 @@ def trust_region_step(
 ) -> Array:
     """The longest step along the natural gradient that the trust region has room for.
 
-    x = F⁻¹g with g = ∇L and F the Hessian of the mean divergence, both at w; no longer than √(2δ / xᵀFx), and
-    such that the divergence stays within δ and the surrogate does not fall (TRPO, arXiv 1502.05477, app. C,
-    by bisection instead of halving).
+    x = F⁻¹∇L; no longer than √(2δ / xᵀFx), and such that the divergence stays within δ and the surrogate does
+    not fall (TRPO, arXiv 1502.05477, app. C, by bisection instead of halving).
 
     Args:
       mdp: the MDP, γ < 1.
@@ -123,18 +130,14 @@ def trust_region_step(
     if not isinstance(radius, jax.core.Tracer) and radius <= 0:
         raise ValueError(f"a trust region needs a positive radius, got {radius}")
     policy = log_linear_policy(mdp, family, weights)
-
-    def at(weights: Array, measure: Callable[[MDP, Array, Array], Array]) -> Array:
-        return measure(mdp, policy, log_linear_policy(mdp, family, weights))
-
-    gradient = jax.grad(at)(weights, surrogate)
-    fisher = jax.hessian(at)(weights, mean_divergence)
+    gradient = jnp.tensordot(occupancy_gradient(mdp, policy), family.features, axes=2)
+    fisher = fisher_information(mdp, family, weights)
     direction = jnp.linalg.pinv(fisher, hermitian=True) @ gradient
     curvature = direction @ fisher @ direction
 
     def inside(length: Array) -> Array:
-        moved = weights + length * direction
-        return (at(moved, divergence) <= radius) & (at(moved, surrogate) >= at(weights, surrogate))
+        new = log_linear_policy(mdp, family, weights + length * direction)
+        return (divergence(mdp, policy, new) <= radius) & (conservative_terms(mdp, policy, new).gain >= 0)
 
     longest = jnp.where(curvature > 0, jnp.sqrt(2 * radius / jnp.where(curvature > 0, curvature, 1)), 0)
     return weights + _bisect(inside, longest) * direction
@@ -168,14 +171,13 @@ def repeat(step: Callable[[Params], Params], start: Params, count: int) -> Param
 def _bisect(inside: Callable[[Array], Array], longest: Array) -> Array:
     """A length up to `longest` that is inside and has an outside next to it, or `longest`; 0 is inside."""
 
-    def halve(_: int, bracket: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array]:
+    def halve(count: Array, bracket: tuple[Array, Array]) -> tuple[Array, Array]:
         low, high = bracket
-        middle = (low + high) / 2
+        middle = jnp.where(count == 0, high, (low + high) / 2)
         holds = inside(middle)
         return jnp.where(holds, middle, low), jnp.where(holds, high, middle)
 
-    shortest = jax.lax.fori_loop(0, BISECTIONS, halve, (jnp.zeros_like(longest), longest))[0]
-    return jnp.where(inside(longest), longest, shortest)
+    return jax.lax.fori_loop(0, BISECTIONS, halve, (jnp.zeros_like(longest), longest))[0]
 
 
 def _log(policy: Array) -> Array:

@@ -18,7 +18,7 @@ import optax
 from jax.sharding import AxisType, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as Spec
 
-from gpg_jax.training.state import TrainState
+from gpg_jax.training.state import CriticState, TrainState
 from gpg_jax.types import Params
 
 AXES = ("data", "fsdp", "tensor")
@@ -98,6 +98,23 @@ def parameter_specs(params: Params, mesh: Mesh, rules: Sequence[tuple[str, Spec]
     )
 
 
+def critic_specs(params: Params, mesh: Mesh, rules: Sequence[tuple[str, Spec]] = RULES) -> Params:
+    """The partition of a critic's parameters: its trunk as a policy's, its head everywhere.
+
+    Args:
+      params: of a critic, or their shapes.
+      mesh: the mesh that they must fit.
+      rules: see `parameter_specs`.
+
+    Raises:
+      ValueError: see `parameter_specs`.
+    """
+    specs = {name: Spec() for name in params if name != "trunk"}
+    if "trunk" in params:
+        specs["trunk"] = parameter_specs(params["trunk"], mesh, rules)
+    return specs
+
+
 def named(specs: Any, mesh: Mesh) -> Any:
     """Partitions as shardings on a mesh."""
     return jax.tree.map(
@@ -110,6 +127,7 @@ def state_shardings(
     optimizer: optax.GradientTransformation,
     mesh: Mesh,
     rules: Sequence[tuple[str, Spec]] = RULES,
+    critic_optimizer: optax.GradientTransformation | None = None,
 ) -> TrainState:
     """Shardings of a whole state: moments and reference lie as the parameters, the rest everywhere.
 
@@ -118,20 +136,29 @@ def state_shardings(
       optimizer: whose state it holds.
       mesh: the mesh.
       rules: see `parameter_specs`.
+      critic_optimizer: that of the critic, where the state holds one.
     """
-    specs = parameter_specs(state.params, mesh, rules)
-    moments = optax.tree_utils.tree_map_params(
-        optimizer, lambda _, spec: spec, state.optimizer, specs, transform_non_params=lambda _: Spec()
-    )
+    specs, critic = parameter_specs(state.params, mesh, rules), None
+    if state.critic is not None:
+        own: Any = critic_specs(state.critic.params, mesh, rules)
+        critic = CriticState(params=own, optimizer=_moments(critic_optimizer, state.critic.optimizer, own))
     tree: Any = state  # of partitions instead of arrays
     whole = dataclasses.replace(
         tree,
         params=specs,
-        optimizer=moments,
+        optimizer=_moments(optimizer, state.optimizer, specs),
         method=jax.tree.map(lambda _: Spec(), state.method),
         reference=None if state.reference is None else specs,
+        critic=critic,
         key=Spec(),
         update=Spec(),
         rollout=Spec(),
     )
     return named(whole, mesh)
+
+
+def _moments(optimizer: optax.GradientTransformation | None, moments: Any, specs: Any) -> Any:
+    """Partitions of an optimizer's state: what belongs to a parameter lies as that one."""
+    return optax.tree_utils.tree_map_params(
+        optimizer, lambda _, spec: spec, moments, specs, transform_non_params=lambda _: Spec()
+    )

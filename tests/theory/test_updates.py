@@ -78,6 +78,15 @@ def test_the_mean_divergence_is_blind_where_the_surrogate_is(pathology):
     assert -6e-4 < worst < 0
 
 
+@jax.jit
+def hessian(mdp, family, weights):
+    """Of the mean divergence from π_w."""
+    policy = updates.log_linear_policy(mdp, family, weights)
+    return jax.hessian(
+        lambda x: updates.mean_divergence(mdp, policy, updates.log_linear_policy(mdp, family, x))
+    )(weights)
+
+
 def test_small_trust_regions_take_the_natural_gradient_step():
     """√(2δ / gᵀF⁻¹g)·F⁻¹g with F = Σ_s d(s) Σ_a π(a|s) (φ − E φ)(φ − E φ)ᵀ, loops in NumPy."""
     mdp = examples.random_mdp(6, 3, 2, 0.9)
@@ -92,6 +101,8 @@ def test_small_trust_regions_take_the_natural_gradient_step():
             score = family.features[s, a] - policy[s] @ family.features[s]
             fisher += visits[s] * policy[s, a] * np.outer(score, score)
             gradient += 10 * visits[s] * policy[s, a] * action[s, a] * score
+    np.testing.assert_allclose(updates.fisher_information(mdp, family, np.zeros(2)), fisher, rtol=1e-12)
+    np.testing.assert_allclose(hessian(mdp, family, np.zeros(2)), fisher, rtol=1e-11)
     direction = np.linalg.solve(fisher, gradient)
     expected = np.sqrt(2e-10 / (gradient @ direction)) * direction
     np.testing.assert_allclose(step(mdp, family, np.zeros(2), 1e-10), expected, rtol=1e-3)
