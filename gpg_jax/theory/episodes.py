@@ -72,7 +72,7 @@ def unroll(mdp: MDP, horizon: int) -> MDP:
     row t·S + s, the end is the last row.
 
     Args:
-      mdp: the MDP, γ < 1.
+      mdp: the MDP, not traced.
       horizon: H ≥ 1.
 
     Returns:

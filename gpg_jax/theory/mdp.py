@@ -1,9 +1,9 @@
 """Markov decision processes as tables, and policies as tables over their actions.
 
-Everything in `gpg_jax.theory` is exact up to the rounding of float64 and refuses anything less: call it with
-`jax.config.update("jax_enable_x64", True)` or inside `with jax.enable_x64(True):`. S and A stand for the
-numbers of states and actions. Where states have different action sets, `legal` says which entries exist; the
-others hold 0 in every table.
+Everything in `gpg_jax.theory` is exact up to the rounding of float64. What takes an MDP refuses less: call it
+after `jax.config.update("jax_enable_x64", True)` or inside `with jax.enable_x64(True):`. What takes bare
+tables computes in their dtype. S and A stand for the numbers of states and actions. Where states have
+different action sets, `legal` says which entries exist; the others hold 0 in every table.
 """
 
 from __future__ import annotations

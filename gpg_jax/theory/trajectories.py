@@ -66,9 +66,9 @@ def enumerate_trajectories(mdp: MDP, horizon: int) -> Trajectories:
         states = np.concatenate([states[parent], state[:, None].astype(np.int32)], axis=1)
         actions = np.concatenate([actions[parent], action[:, None].astype(np.int32)], axis=1)
         reached = environment[:, None] * transition[state, action]
-    reward = mdp.reward[states, actions]
-    to_go = _reward_to_go(reward, mdp.discount, np.ones(states.shape, bool), jnp.zeros(len(states)))
-    return Trajectories(jnp.asarray(states), jnp.asarray(actions), jnp.asarray(environment), reward, to_go)
+    reward = np.asarray(mdp.reward)[states, actions]
+    to_go = _reward_to_go(reward, mdp.discount, np.ones(states.shape, bool), np.zeros(len(states)))
+    return Trajectories(*map(jnp.asarray, (states, actions, environment, reward, to_go)))
 
 
 _reward_to_go = jax.jit(backward_recursion)

@@ -24,8 +24,8 @@ from gpg_jax.theory.occupancies import occupancy, state_occupancy
 from gpg_jax.theory.values import evaluate
 from gpg_jax.types import Array, Params
 
-BISECTIONS = 60
-"""Halvings of the interval that a step length is looked for in: as many as a float64 has digits."""
+HALVINGS = 60
+"""How often a step length, or the interval around it, is halved: a little more than a float64 has digits."""
 
 
 class LogLinear(NamedTuple):
@@ -111,8 +111,8 @@ def trust_region_step(
 ) -> Array:
     """The longest step along the natural gradient that the trust region has room for.
 
-    x = F⁻¹∇L; no longer than √(2δ / xᵀFx), and such that the divergence stays within δ and the surrogate does
-    not fall (TRPO, arXiv 1502.05477, app. C, by bisection instead of halving).
+    x = F⁻¹∇L, to the length √(2δ / xᵀFx) or, if the divergence is δ before, to there; then halved until the
+    surrogate does not fall (TRPO, arXiv 1502.05477, app. C, whose line search halves for both).
 
     Args:
       mdp: the MDP, γ < 1.
@@ -135,12 +135,15 @@ def trust_region_step(
     direction = jnp.linalg.pinv(fisher, hermitian=True) @ gradient
     curvature = direction @ fisher @ direction
 
-    def inside(length: Array) -> Array:
-        new = log_linear_policy(mdp, family, weights + length * direction)
-        return (divergence(mdp, policy, new) <= radius) & (conservative_terms(mdp, policy, new).gain >= 0)
+    def at(length: Array) -> Array:
+        return log_linear_policy(mdp, family, weights + length * direction)
 
     longest = jnp.where(curvature > 0, jnp.sqrt(2 * radius / jnp.where(curvature > 0, curvature, 1)), 0)
-    return weights + _bisect(inside, longest) * direction
+    room = _bisect(lambda length: divergence(mdp, policy, at(length)) <= radius, longest)
+    lengths = room * 0.5 ** jnp.arange(HALVINGS)
+    gains = jax.vmap(lambda length: conservative_terms(mdp, policy, at(length)).gain)(lengths)
+    length = jnp.where(jnp.any(gains >= 0), lengths[jnp.argmax(gains >= 0)], 0)
+    return weights + length * direction
 
 
 def conservative_step(mdp: MDP, policy: Array, candidates: Array) -> Array:
@@ -177,7 +180,7 @@ def _bisect(inside: Callable[[Array], Array], longest: Array) -> Array:
         holds = inside(middle)
         return jnp.where(holds, middle, low), jnp.where(holds, high, middle)
 
-    return jax.lax.fori_loop(0, BISECTIONS, halve, (jnp.zeros_like(longest), longest))[0]
+    return jax.lax.fori_loop(0, HALVINGS, halve, (jnp.zeros_like(longest), longest))[0]
 
 
 def _log(policy: Array) -> Array:

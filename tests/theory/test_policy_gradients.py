@@ -121,7 +121,7 @@ def test_a_right_critic_makes_every_lambda_right():
 
 
 def test_the_two_masses_in_the_gradient():
-    """Appendix A of the notes: the mean over the normalised d is (1 − γ) of the sum over the measure."""
+    """The mean over the normalised d is (1 − γ) of the sum over the measure."""
     mdp = random_mdp(4, 3, 2, 0.8)
     policy = np.random.default_rng(3).dirichlet(np.ones(2), size=3)
     action = np.asarray(evaluate(mdp, policy).action)

@@ -57,7 +57,11 @@ def test_the_clipped_surrogate_does_not(pathology):
     assert worth(pathology, [0.0]) < worth(pathology, path[-1]) < 1e-4
 
 
-step = jax.jit(updates.trust_region_step, static_argnames="divergence")
+def step(mdp, family, weights, radius, divergence=updates.mean_divergence):
+    return _step(mdp, family, weights, radius, divergence)
+
+
+_step = jax.jit(updates.trust_region_step, static_argnums=4)
 
 
 @pytest.mark.parametrize("divergence", [updates.mean_divergence, updates.worst_divergence])
@@ -111,6 +115,23 @@ def test_small_trust_regions_take_the_natural_gradient_step():
 
     indifferent, weights = mdp.replace(reward=np.zeros((3, 2))), np.array([0.3, -0.2])
     np.testing.assert_array_equal(step(indifferent, family, weights, 0.1), weights)
+
+
+@pytest.mark.parametrize(("seed", "halved"), [(3, 0), (12, 2), (54, 5)])
+def test_a_step_is_halved_where_the_surrogate_would_fall(seed, halved):
+    """The step is 2^−k of the one to the edge; L falls at each of the longer ones and rises at this one."""
+    draw, weights = np.random.default_rng(seed), np.zeros(1)
+    mdp = examples.random_mdp(seed, 3, 2, 0.9)
+    family = updates.LogLinear(draw.normal(size=(3, 2, 1)), draw.normal(size=(3, 2)))
+    moved = step(mdp, family, weights, 1.0)
+    old = updates.log_linear_policy(mdp, family, weights)
+    news = [updates.log_linear_policy(mdp, family, moved * 2**k) for k in range(halved + 1)]
+    gains = [float(_gain(mdp, old, new)) for new in news]
+    assert gains[0] > 0 and all(gain < 0 for gain in gains[1:])
+    edge = float(updates.mean_divergence(mdp, old, news[-1]))
+    fisher = float(updates.fisher_information(mdp, family, weights)[0, 0])
+    quadratic = fisher / 2 * float(moved[0] * 2**halved) ** 2
+    np.testing.assert_allclose(max(edge, quadratic), 1, rtol=1e-9)
 
 
 def test_conservative_iteration_never_falls(pathology):

@@ -33,7 +33,7 @@ def test_the_bellman_equations(problem):
 
 @given(problems(policies=1))
 def test_occupancies_of_both_masses(problem):
-    """The masses are 1 and 1/(1 − γ), d(s, a) = d(s)π(a|s), J = Σ d r, and E_d A = 0 (defect D4)."""
+    """The masses are 1 and 1/(1 − γ), d(s, a) = d(s)π(a|s), J = Σ d r, and E_d A = 0."""
     mdp, policy = problem
     shares, measure = normalised(mdp, policy), unnormalised(mdp, policy)
     rest = 1 - float(mdp.discount)

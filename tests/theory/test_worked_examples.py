@@ -1,6 +1,6 @@
-"""Worked examples, number by number: expectations, samples, scores and temporal differences; the baseline of
+"""Worked examples, number by number; those with a number are in "Reinforcement Learning for LLM Alignment".
 
-least variance; the two pathologies of unbounded updates; the cases of clipping. O-n names a test oracle.
+The notebooks show them in the same order.
 """
 
 from __future__ import annotations
@@ -214,7 +214,7 @@ def test_the_variance_of_weights_grows_exponentially():
 
 
 def test_a_reward_is_paid_once():
-    """Defect D8: G_0 = γ^H. Paid at an absorbing state for ever it would be γ^H/(1 − γ)."""
+    """G_0 = γ^H. Paid at an absorbing state for ever it would be γ^H/(1 − γ)."""
     chain = examples.bernoulli_chain(3, 0.9)
     policy = examples.bernoulli_policy(chain, 0.3)
     np.testing.assert_allclose(values.performance(chain, policy), 0.9**3, rtol=1e-14)
