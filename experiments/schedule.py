@@ -83,6 +83,7 @@ def derive(config: Experiment, devices: list[jax.Device] | None = None) -> Sched
     cold_plan = Plan(
         layout=Layout(config.task.prompt_tokens, config.sampling.new_tokens, 1),
         rows=sizes.prompts * cold.batches,
+        micro_batches=cold.micro_batches,
         shards=shards,
         chunk=config.model.chunk,
     )
@@ -97,13 +98,14 @@ def derive(config: Experiment, devices: list[jax.Device] | None = None) -> Sched
     )
 
 
-def table(config: Experiment, schedule: Schedule, parameters: int) -> Table:
+def table(config: Experiment, schedule: Schedule, parameters: int, demonstrations: str = "") -> Table:
     """The schedule as it is printed at the start.
 
     Args:
       config: the configuration.
       schedule: what it comes to.
       parameters: numbers in the policy.
+      demonstrations: what a cold start learns from.
     """
     plan = schedule.plan
     mesh = " × ".join(f"{name} {size}" for name, size in schedule.mesh.shape.items())
@@ -115,7 +117,7 @@ def table(config: Experiment, schedule: Schedule, parameters: int) -> Table:
         "policy": f"{config.model.name or 'from scratch'}, {parameters:,} parameters, {config.model.dtype}",
         "devices": f"{schedule.mesh.size} {schedule.mesh.devices.flat[0].platform} ({mesh})",
         "cold start": f"{schedule.cold_steps:,} iterations on {schedule.prompts * config.cold_start.batches} "
-        "demonstrations each",
+        f"of {demonstrations}",
         "steps": f"{schedule.steps:,} iterations, {schedule.updates:,} updates",
         "rollout": f"{schedule.prompts} prompts × {layout.shared} = {plan.rows} rows",
         "row": f"{layout.prompt_slots} + {layout.new_slots} = {layout.length} tokens at most",
