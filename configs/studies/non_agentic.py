@@ -28,6 +28,7 @@ def get_config() -> ConfigDict:
             "the whole response (GSPO)": {"method": {"unit_count": 1}},
         }
     )
+    config.compared = ("reward", "reward, all iterations")
     config.columns = ("reward", "clip_fraction", "units")
     config.curves = ("reward", "clip_fraction", "entropy")
     return config

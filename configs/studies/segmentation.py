@@ -22,12 +22,12 @@ def get_config(length: str = "short") -> ConfigDict:
     config.base = of_length(search(), length, 150)
     config.base.branching.mode, config.base.branching.leaf_weight = "none", "uniform"
     config.base.schedule.minibatches = 8
-    noisy = {f"tags, {share:.0%} moved": {"method": {"marker_noise": share}} for share in (0.25, 0.5, 0.75)}
+    noisy = {f"tags, {share:.0%} moved": {"method": {"boundary_noise": share}} for share in (0.25, 0.5, 0.75)}
     config.arms = in_order(
         {
             "tags": {},
             **noisy,
-            "as many, at random": {"method": {"marker_noise": 1.0}},
+            "as many, at random": {"method": {"boundary_noise": 1.0}},
             "four of one length": {"method": {"markers": None, "unit_count": 4}},
             "every token": {"method": {"markers": None, "unit_length": 1}},
             "the whole response": {"method": {"markers": None, "unit_count": 1}},

@@ -26,10 +26,11 @@ def get_config(length: str = "short") -> ConfigDict:
             "as it should be": {},
             "collapse: nearly greedy samples": {"sampling": {"temperature": 0.2}},
             "drift: entropy is paid for": {"method": {"entropy_coefficient": 0.3}},
-            "narrow: no forks": {"branching": {"roots": 8}},
+            "narrow: one fork a group": {"branching": {"roots": 7}},
         }
     )
     config.seeds = 3
-    config.columns = ("held_out/sampled", "reward", "signal_groups", "marker_fault", "sharing", "entropy")
+    config.compared = ("signal_groups", "marker_fault", "sharing")
+    config.columns = ("held_out/greedy", "reward", "signal_groups", "marker_fault", "sharing", "entropy")
     config.curves = ("reward", "signal_groups", "marker_fault", "sharing", "entropy", "tool_calls")
     return config

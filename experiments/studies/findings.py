@@ -46,11 +46,12 @@ class Findings(NamedTuple):
     notes: Sequence[str] = ()
 
 
-def interval(values: Sequence[float]) -> Interval:
+def interval(values: Sequence[float], comparisons: int = 1) -> Interval:
     """Mean and Student's 95% interval, t_{n−1}·s/√n with s² over n − 1.
 
     Args:
       values: a number a seed.
+      comparisons: intervals that are to hold together with 95%, by Bonferroni's 1 − 0.05/m for each.
 
     Raises:
       ValueError: no values.
@@ -60,13 +61,13 @@ def interval(values: Sequence[float]) -> Interval:
     array = np.asarray(values, np.float64)
     if len(array) < 2:
         return Interval(float(array[0]), float("nan"), 1)
-    half = stats.t.ppf(0.975, len(array) - 1) * array.std(ddof=1) / np.sqrt(len(array))
+    half = stats.t.ppf(1 - 0.025 / comparisons, len(array) - 1) * array.std(ddof=1) / np.sqrt(len(array))
     return Interval(float(array.mean()), float(half), len(array))
 
 
-def paired(first: Sequence[float], second: Sequence[float]) -> Interval:
-    """The interval of first − second, seed by seed."""
-    return interval(np.subtract(first, second).tolist())
+def paired(first: Sequence[float], second: Sequence[float], comparisons: int = 1) -> Interval:
+    """The interval of first − second, seed by seed; see `interval`."""
+    return interval(np.subtract(first, second).tolist(), comparisons)
 
 
 def markdown(rows: Sequence[Mapping[str, Cell]]) -> str:
