@@ -4,7 +4,7 @@
     python -m experiments.study --config=configs/studies/segmentation.py:full --workdir=runs/segmentation_full
 
 The cut matters where a rollout is used for several updates alone: at a ratio of 1 all cuts have one gradient.
-So a rollout is used for eight here.
+The search task uses one for eight.
 """
 
 from __future__ import annotations
@@ -19,9 +19,8 @@ def get_config(length: str = "short") -> ConfigDict:
     """Five seeds of eight cuts; rows are not forked."""
     config = default_study()
     config.question = "Does it matter that macro-actions end at tags?"
-    config.base = of_length(search(), length, 150)
+    config.base = of_length(search(), length, 120)
     config.base.branching.mode, config.base.branching.leaf_weight = "none", "uniform"
-    config.base.schedule.minibatches = 8
     noisy = {f"tags, {share:.0%} moved": {"method": {"boundary_noise": share}} for share in (0.25, 0.5, 0.75)}
     config.arms = in_order(
         {

@@ -20,7 +20,7 @@ def get_config(length: str = "short") -> ConfigDict:
     """Three seeds of a run as it should be, and three that fail."""
     config = default_study()
     config.question = "Which metric shows that a run goes wrong?"
-    config.base = of_length(search(), length, 150)
+    config.base = of_length(search(), length, 120)
     config.arms = in_order(
         {
             "as it should be": {},

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hypothesis.strategies as st
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -101,15 +102,20 @@ def test_a_fault_of_one_row_is_not_the_others():
     assert found.unit_ids[1].tolist() == [0, 0] + [-1] * 6
 
 
+WIDTH = 12
+compiled_units = jax.jit(lambda tokens, mask: marked_units(MARKERS, tokens, mask))
+
+
 @given(
-    st.lists(st.sampled_from(range(1, len(PIECES))), min_size=1, max_size=12),
-    st.lists(st.booleans(), min_size=12, max_size=12),
+    st.lists(st.sampled_from(range(1, len(PIECES))), min_size=1, max_size=WIDTH),
+    st.lists(st.booleans(), min_size=WIDTH, max_size=WIDTH),
 )
 def test_units_hold_every_action_once_in_order(tokens, mask):
-    mask = np.array([mask[: len(tokens)]])
-    found = marked_units(MARKERS, jnp.array([tokens]), jnp.array(mask))
+    mask = np.array(mask[: len(tokens)])
+    padding = (0, WIDTH - len(tokens))  # behind the row, so that one program serves all
+    found = compiled_units(np.pad(tokens, padding)[None], np.pad(mask, padding)[None])
     ids = np.asarray(found.unit_ids)[0]
-    np.testing.assert_array_equal(ids >= 0, mask[0])
+    np.testing.assert_array_equal(ids >= 0, np.pad(mask, padding))
     inside = ids[ids >= 0]
     if len(inside):
         assert inside[0] == 0 and np.all(np.isin(np.diff(inside), [0, 1]))
