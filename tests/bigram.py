@@ -1,4 +1,4 @@
-"""A policy that minds its last token alone: the programs around a network, without the time that one compiles."""
+"""A policy that minds its last token alone: the programs around a network, without the time one compiles."""
 
 from __future__ import annotations
 
@@ -7,10 +7,11 @@ import jax.numpy as jnp
 
 from gpg_jax.policies.architecture import Architecture
 from gpg_jax.policies.policy import Policy
+from gpg_jax.policies.transformer import rms_norm
 
 
 def policy(architecture: Architecture, **options: object) -> Policy:
-    """In the place of `policies.transformer.transformer`: the logits behind a token are a row of a table."""
+    """In the place of `policies.transformer.transformer`: an embedding, a norm and a head."""
     del options
     width, size = architecture.width, architecture.vocab_size
 
@@ -18,12 +19,14 @@ def policy(architecture: Architecture, **options: object) -> Policy:
         one, other = jax.random.split(key)
         return {
             "embedding": jax.random.normal(one, (size, width)),
+            "norm": jnp.ones(width),
             "head": jax.random.normal(other, (width, size)) * width**-0.5,
         }
 
     def hidden(params, tokens, positions, contexts):
         del contexts
-        return params["embedding"][tokens], jnp.zeros((*positions.shape, 1))
+        states = rms_norm(params["embedding"][tokens], params["norm"], architecture.norm_eps)
+        return states, jnp.zeros((*positions.shape, 1))
 
     return Policy(
         init=init,
