@@ -50,6 +50,12 @@ COLUMNS: dict[str, Callable[[Record, Record], float]] = {
 """Column -> its number, from a record and what was seen without forks; see `gradients._records`. Lengths are
 over that of g, the family's mean without forks, and so are variances but for `OWN`."""
 
+TERMS = (
+    "Variance and bias² are over ‖g‖² and the mean's length over ‖g‖, g the mean of the family's estimates "
+    "without forks; a rollout without signal has a cosine of 0."
+)
+"""What the columns are."""
+
 LOGARITHMIC = ("variance", "variance at equal tokens", OWN, LENGTH)
 """Columns of which logs are averaged: they are over a length that varies from policy to policy."""
 
@@ -114,7 +120,7 @@ def notes(found: Seeds) -> list[str]:
     """What came out, in sentences."""
     forked = [label for label in _branchings(found) if not _unforked(found, label)]
     if not forked:
-        return [_policy(found), "No row was forked.", *_families(found)]
+        return [_policy(found), "No row was forked.", *_families(found), TERMS]
     return [
         _policy(found),
         *_calibration(found, forked),
@@ -122,6 +128,7 @@ def notes(found: Seeds) -> list[str]:
         *_equal_tokens(found, forked),
         *_tree(found, forked),
         *_families(found),
+        TERMS,
     ]
 
 

@@ -120,7 +120,7 @@ def test_pairs_are_equal_different_or_neither(gradients, losses, expected):
 
 
 def rollouts(changes, seeds=2):
-    """What the study finds, made up: every pair is as it should be but for changes, (names, policy) -> apart."""
+    """What the study finds, made up: pairs are as they should be but for changes, names -> how far apart."""
 
     def record(pair):
         apart = changes.get((pair.first, pair.second, pair.policy), 1e-7 if pair.equal else 0.25)

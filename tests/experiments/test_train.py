@@ -165,7 +165,9 @@ def test_the_folder_is_locked_to_the_end(tmp_path, monkeypatch):
     check_workdir(tmp_path / "w", config)
 
 
-def test_numbers_that_are_not_finite_stop_the_run(tmp_path):
+def test_numbers_that_are_not_finite_stop_the_run(tmp_path, monkeypatch):
+    first = jax.devices()[:1]
+    monkeypatch.setattr(jax, "devices", lambda *arguments: first)
     config = configure(tmp_path, optimizer__learning_rate=1e38, evaluation__examples=-1)
     with pytest.raises(FloatingPointError, match=r"is (nan|inf) in iteration \d; its rollout is .*npz"):
         train(config, tmp_path / "w")
