@@ -38,15 +38,16 @@ from experiments.studies.kept import every_seed
 from experiments.studies.moments import Moments
 from experiments.studies.policies import (
     described,
+    dialogue_programs,
     fixed_widths,
     forked_collector,
     policy_after,
-    watched_programs,
     with_seed,
 )
 from gpg_jax.data.examples import Example
 from gpg_jax.decoding.branching import Branching, arpo_paper, no_branching
 from gpg_jax.decoding.live import LivePrograms
+from gpg_jax.decoding.uncertainty import entropy
 from gpg_jax.environments.toolbox import Toolbox
 from gpg_jax.training.collect import Collected, Collector, collect
 from gpg_jax.training.loop import Phase
@@ -116,8 +117,8 @@ def gradients(config: ConfigDict, workdir: Path, console: Console) -> Findings:
 def open_lab(config: ConfigDict) -> Lab:
     """Reads the configuration and prepares the programs."""
     setup = build(from_config_dict(Experiment, config.base))
-    programs, toolbox = watched_programs(setup), open_toolbox(setup)
-    assert toolbox is not None  # `watched_programs` has seen to it
+    programs, toolbox = dialogue_programs(setup, entropy), open_toolbox(setup)
+    assert toolbox is not None  # `dialogue_programs` has seen to it
     layout, temperature = setup.schedule.plan.layout, setup.schedule.plan.temperature
     _check(config, setup)
     return Lab(

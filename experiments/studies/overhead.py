@@ -31,15 +31,16 @@ from experiments.studies.findings import Findings
 from experiments.studies.kept import every_seed
 from experiments.studies.policies import (
     described,
+    dialogue_programs,
     fixed_widths,
     forked_collector,
     policy_after,
-    watched_programs,
     with_seed,
 )
 from gpg_jax.data.examples import Example
 from gpg_jax.decoding.branching import Branching, arpo_paper, no_branching
-from gpg_jax.decoding.live import LivePrograms, live_programs
+from gpg_jax.decoding.live import LivePrograms
+from gpg_jax.decoding.uncertainty import entropy
 from gpg_jax.training.collect import Collector, collect
 from gpg_jax.training.state import create_state
 from gpg_jax.training.step import Program, Step, make_step
@@ -168,9 +169,9 @@ def make_ways(config: ConfigDict, setup: Setup) -> dict[str, Way]:
             f"seconds are those of one replica, and base.mesh makes {setup.schedule.plan.shards}: set it to "
             "(1, 1, -1)"
         )
-    watched, toolbox = watched_programs(setup), open_toolbox(setup)
-    assert toolbox is not None  # `watched_programs` has seen to it
-    plain = plain_programs(setup)
+    watched, plain = (dialogue_programs(setup, measured) for measured in (entropy, None))
+    toolbox = open_toolbox(setup)
+    assert toolbox is not None  # `dialogue_programs` has seen to it
     group, leaf_weight = setup.schedule.plan.layout.shared, setup.config.branching.leaf_weight
     steps = {"GRPO": grpo_like(setup), "own": setup.method}
     compiled = {name: compiled_step(setup, method) for name, method in steps.items()}
@@ -196,18 +197,6 @@ def _paper(roots: int, group: int) -> dict[str, Branching]:
     if not 0 <= roots <= group:
         raise ValueError(f"paper_roots is {roots}, and a prompt has base.schedule.group={group} rows")
     return {f"ARPO, N={roots}": arpo_paper(roots, tokens=1)} if roots else {}
-
-
-def plain_programs(setup: Setup) -> LivePrograms:
-    """The programs of dialogues, nothing measured before a token."""
-    config = setup.config
-    return live_programs(
-        setup.policy,
-        new_slots=config.sampling.new_tokens,
-        sampling=config.sampling.distribution,
-        automaton=setup.automaton,
-        patience=config.tools.patience,
-    )
 
 
 def grpo_like(setup: Setup) -> Method:
