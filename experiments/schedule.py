@@ -80,21 +80,24 @@ def derive(config: Experiment, devices: list[jax.Device] | None = None) -> Sched
         temperature=config.sampling.temperature,
         chunk=config.model.chunk,
     )
-    cold_plan = Plan(
-        layout=Layout(config.task.prompt_tokens, config.sampling.new_tokens, 1),
-        rows=sizes.prompts * cold.batches,
-        micro_batches=cold.micro_batches,
-        shards=shards,
-        chunk=config.model.chunk,
-    )
     return Schedule(
         plan=plan,
         mesh=mesh,
         prompts=sizes.prompts,
         steps=cold.steps + sizes.steps,
         cold_steps=cold.steps,
-        cold_plan=cold_plan if cold.steps else None,
+        cold_plan=_cold_plan(config, shards) if cold.steps else None,
         generations=sizes.generations,
+    )
+
+
+def _cold_plan(config: Experiment, shards: int) -> Plan:
+    return Plan(
+        layout=Layout(config.task.prompt_tokens, config.sampling.new_tokens, 1),
+        rows=config.schedule.prompts * config.cold_start.batches,
+        micro_batches=config.cold_start.micro_batches,
+        shards=shards,
+        chunk=config.model.chunk,
     )
 
 
