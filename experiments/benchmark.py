@@ -146,7 +146,7 @@ def _rollout(options: argparse.Namespace, vocab_size: int):
     import numpy as np
 
     from gpg_jax.decoding.loop import Responses
-    from gpg_jax.decoding.rollouts import build_rollout, pad_prompts
+    from gpg_jax.decoding.rollouts import build_rollout, pad_prompts, written
 
     draw = np.random.default_rng(0)
     prompts = pad_prompts(
@@ -162,7 +162,7 @@ def _rollout(options: argparse.Namespace, vocab_size: int):
         steps=np.array([options.new_tokens]),
     )
     reward = np.tile(np.arange(options.group, dtype=np.float32), options.prompts)
-    return build_rollout(prompts, responses, outcome=reward, reward=reward, version=0)
+    return build_rollout(prompts, written(responses), outcome=reward, reward=reward, version=0)
 
 
 def timed(step: Callable[[], object], reps: int, warmup: int) -> dict[str, float]:

@@ -76,11 +76,14 @@ class TaskConfig:
       rewards: such keys -> weights; the outcome itself for none.
       seed: of the split into training and held-out examples.
       alphabet: characters that a model from scratch reads and writes.
+      pieces: texts that are one token of such a model, as tags are.
       train, held_out: of the task "files": `.jsonl` (`question`, `answer`) or `.parquet` (verl's layout).
       folder: of the task "gsm8k": has `train.jsonl` and `test.jsonl`; None downloads them.
       cache: where prepared data are kept; None for the user's cache.
       puzzle, settings: of the task "puzzle": a name of reasoning-gym, and what it is made with.
-      examples, held_out_examples: puzzles that are made.
+      examples, held_out_examples: puzzles or calculations that are made.
+      hops: of the task "hops": facts that a question asks for, one after the other.
+      symbols: of the task "reversal": how many a prompt has.
     """
 
     name: str = "reversal"
@@ -93,6 +96,7 @@ class TaskConfig:
     rewards: dict[str, float] = dataclasses.field(default_factory=dict)
     seed: int = 0
     alphabet: str = reversal.ALPHABET
+    pieces: tuple[str, ...] = ()
     train: str | None = None
     held_out: str | None = None
     folder: str | None = None
@@ -101,9 +105,11 @@ class TaskConfig:
     settings: dict[str, Any] = dataclasses.field(default_factory=dict)
     examples: int = 1000
     held_out_examples: int = 100
+    hops: int = 2
+    symbols: int = reversal.LENGTH
 
     def __post_init__(self) -> None:
-        for key in ("prompt_tokens", "examples"):
+        for key in ("prompt_tokens", "examples", "hops", "symbols"):
             _at_least(f"task.{key}", getattr(self, key), 1)
         for name in (self.verifier, *self.rewards):
             if name not in FUNCTIONS:
@@ -221,6 +227,34 @@ class ScheduleConfig:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
+class ColdStartConfig:
+    """Supervised fine-tuning on demonstrations before the method begins.
+
+    Attributes:
+      steps: iterations, an update each; 0 for none.
+      batches: of schedule.prompts demonstrations each, in an iteration.
+      micro_batches: that an iteration's demonstrations are cut into, one after the other.
+      learning_rate: constant throughout; the optimizer's for None. Its warm-up and decay come behind.
+      data: a file of demonstrations, see `gpg_jax.data.demonstrations`; the task's own for None.
+      drop_unfit: whether those of the file that are malformed or too long are left out; otherwise an error.
+    """
+
+    steps: int = 0
+    batches: int = 1
+    micro_batches: int = 1
+    learning_rate: float | None = None
+    data: str | None = None
+    drop_unfit: bool = False
+
+    def __post_init__(self) -> None:
+        if self.learning_rate is not None and self.learning_rate <= 0:
+            raise ValueError(f"cold_start.learning_rate is {self.learning_rate}; it must be above 0, or None")
+        _at_least("cold_start.steps", self.steps, 0)
+        _at_least("cold_start.batches", self.batches, 1)
+        _at_least("cold_start.micro_batches", self.micro_batches, 1)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class EvaluationConfig:
     """Accuracy on the held-out examples, before, after and between.
 
@@ -277,16 +311,103 @@ class OutputConfig:
       entropy: whether the policy's entropy is measured where the method does not need it.
       kl: whether the KL to the first policy is measured where the method does not need it; it costs a copy
         of the parameters and a forward pass a rollout.
+      tags: whose faults are reported: rows in which one is absent, unclosed, nested or stray.
     """
 
     transcripts: int = 4
     rollouts: int = 10
     entropy: bool = True
     kl: bool = False
+    tags: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         _at_least("output.transcripts", self.transcripts, 0)
         _at_least("output.rollouts", self.rollouts, 0)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ToolsConfig:
+    """What a policy may call in the middle of a response; see `experiments.tools`.
+
+    Attributes:
+      names: keys of `experiments.tools.TOOLS`; each is called by its tag.
+      boundaries: strings behind which a row may be forked though nothing answers.
+      calls: of a row; a further one ends it.
+      answer_tokens: of an answer, its tags among them.
+      seconds: of a call.
+      retries: further attempts of a call that failed.
+      workers: calls that run at once.
+      abandoned: calls that may run on behind their time; one more ends the run.
+      steps: tokens that the other rows draw before the host looks for answers.
+      patience: tokens that are drawn after the first row has stopped.
+      at_once: rows whose answers are read together.
+      corpus: documents of the search: `.jsonl` with a `text` in every line, or a `.json` search cache.
+      index: folder of the index that is made of them; None for one in the user's cache.
+      results, characters: documents of an answer, and how much of each.
+      python_seconds, python_memory: of a snippet, in seconds and MiB.
+    """
+
+    names: tuple[str, ...] = ()
+    boundaries: tuple[str, ...] = ()
+    calls: int = 3
+    answer_tokens: int = 256
+    seconds: float = 30.0
+    retries: int = 0
+    workers: int = 8
+    abandoned: int = 32
+    steps: int = 16
+    patience: int = 4
+    at_once: int = 8
+    corpus: str | None = None
+    index: str | None = None
+    results: int = 3
+    characters: int = 500
+    python_seconds: float = 5.0
+    python_memory: int = 512
+
+    def __post_init__(self) -> None:
+        least = {"calls": 0, "retries": 0, "patience": 0}
+        for field in dataclasses.fields(self):
+            if isinstance(value := getattr(self, field.name), int):
+                _at_least(f"tools.{field.name}", value, least.get(field.name, 1))
+        for key in ("seconds", "python_seconds"):
+            if getattr(self, key) <= 0:
+                raise ValueError(f"tools.{key} is {getattr(self, key)}; it must be above 0")
+        if "" in self.boundaries or len(set(self.names)) < len(self.names):
+            raise ValueError("tools.boundaries has an empty string, or tools.names a name twice")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class BranchingConfig:
+    """Where rows are forked; see `gpg_jax.decoding.branching`.
+
+    Attributes:
+      mode: "none", "arpo_paper", "arpo_release", "fixed" or "random".
+      roots: N, rows of a prompt that begin at it; schedule.group is M, all of them.
+      alpha, beta, threshold: of "arpo_paper"; beta is w of "arpo_release".
+      tokens: k, tokens whose entropies are read.
+      width: Z of "arpo_paper"; rows that a row becomes of "fixed".
+      probability: of "random" and "arpo_release".
+      leaf_weight: how a leaf counts as a sample, "uniform", "tree" or "forest".
+    """
+
+    mode: str = "none"
+    roots: int = 1
+    alpha: float = 0.5
+    beta: float = 0.2
+    threshold: float = 0.5
+    tokens: int = 20
+    width: int = 1
+    probability: float = 0.5
+    leaf_weight: str = "uniform"
+
+    def __post_init__(self) -> None:
+        _one_of("branching.mode", self.mode, ("none", "arpo_paper", "arpo_release", "fixed", "random"))
+        _one_of("branching.leaf_weight", self.leaf_weight, ("uniform", "tree", "forest"))
+        for key in ("roots", "tokens", "width"):
+            _at_least(f"branching.{key}", getattr(self, key), 1)
+        if not 0 <= self.probability <= 1:
+            raise ValueError(f"branching.probability is {self.probability}; it must be from 0 to 1")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -303,9 +424,12 @@ class Experiment:
     model: ModelConfig = ModelConfig()
     task: TaskConfig = dataclasses.field(default_factory=TaskConfig)
     sampling: SamplingConfig = SamplingConfig()
+    tools: ToolsConfig = ToolsConfig()
+    branching: BranchingConfig = BranchingConfig()
     method: MethodConfig = dataclasses.field(default_factory=MethodConfig)
     optimizer: OptimizerConfig = OptimizerConfig()
     schedule: ScheduleConfig = ScheduleConfig()
+    cold_start: ColdStartConfig = ColdStartConfig()
     evaluation: EvaluationConfig = EvaluationConfig()
     checkpoint: CheckpointConfig = CheckpointConfig()
     output: OutputConfig = OutputConfig()

@@ -4,6 +4,16 @@
     python -m experiments.evaluate --config=configs/X.py [--config.model.name=…]    a model as it is
 
 Greedy responses, and sampled ones where `--samples` is above 0. `--data=FILE.jsonl` asks other questions.
+
+`--suite=arpo --data=FOLDER` asks the benchmarks of the ARPO paper instead, from `aime24.jsonl` (or .json,
+.parquet, or `aime24/test.jsonl`), aime25, math500, gsm8k, math, webwalker, hotpotqa, 2wiki, musique and
+bamboogle; those without a file are named and skipped. It samples as the paper does, one response a question
+at temperature 0.6 and top-p 0.95 (`--samples=0` for greedy ones), judges as `experiments.suites.benchmarks`
+says, and writes the table beside the transcripts, as .json. The paper has a language model judge mathematics
+and WebWalker; `--judge=NAME` gives them a judge of your own, an entry of `experiments.functions.FUNCTIONS`.
+Tools and budgets of prompts and responses are the run's, or the config's: a model trained with small budgets
+is exported (`experiments.export`) and asked by `--config=configs/arpo_paper.py:qwen2.5-7b
+--config.model.name=FOLDER`.
 """
 
 from __future__ import annotations
@@ -20,6 +30,7 @@ from experiments.evaluation import Answers, evaluate, make_evaluators
 from experiments.progress import say
 from experiments.setup import Setup, build, first_state
 from experiments.statistics import pass_at_k
+from experiments.suites.run import Request, run_suite
 from experiments.trained import trained_config, trained_params
 from gpg_jax.types import Params
 
@@ -31,6 +42,8 @@ def define() -> None:
     flags.DEFINE_string("workdir", None, "Folder of a run whose checkpoint is evaluated.")
     flags.DEFINE_string("checkpoint", "latest", "latest, best, or the number of an iteration.")
     flags.DEFINE_string("data", None, "Questions and answers, .jsonl or .parquet, to ask instead.")
+    flags.DEFINE_string("suite", None, "Benchmarks of a paper, from the folder --data: arpo.")
+    flags.DEFINE_string("judge", None, "Of a suite: who judges where the paper has a language model do so.")
     flags.DEFINE_integer("examples", None, "The first so many; else as the run was told.", lower_bound=1)
     flags.DEFINE_list("mesh", ["-1", "1", "1"], "Devices along data, fsdp and tensor, with --workdir.")
     flags.DEFINE_integer(
@@ -44,6 +57,11 @@ def main() -> None:
     """Runs the command line."""
     console = Console()
     with command_line.sentences():
+        if FLAGS.suite is not None:
+            run_suite(_request(), console, lambda setup: _params(setup, console))
+            return
+        if FLAGS.judge is not None:
+            raise ValueError("--judge is of a suite: give --suite, or task.verifier")
         config = _asked(_base())
         setup = build(config)
         if not setup.task.held_out:
@@ -58,6 +76,22 @@ def main() -> None:
         _show(console, evaluator.kind, answers)
         records.append(out, [{"kind": evaluator.kind, **row} for row in answers.transcripts])
     say(console, f"transcripts: {out}")
+
+
+def _request() -> Request:
+    """What the flags ask of a suite."""
+    if FLAGS.data is None:
+        raise ValueError("a suite needs --data=FOLDER, with a file a benchmark")
+    return Request(
+        name=FLAGS.suite,
+        folder=Path(FLAGS.data),
+        config=_base(),
+        out=_out(),
+        judge=FLAGS.judge,
+        samples=FLAGS.samples,
+        examples=FLAGS.examples,
+        ks=_ks(1 if FLAGS.samples is None else FLAGS.samples),
+    )
 
 
 def _base() -> Experiment:

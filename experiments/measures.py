@@ -7,10 +7,12 @@ import time
 from collections.abc import Mapping
 
 import jax
+import numpy as np
 
-from experiments.optimizers import learning_rate
+from experiments.optimizers import run_learning_rate
 from experiments.setup import Setup
 from gpg_jax.training.loop import Iteration
+from gpg_jax.types import Rollout
 
 CHECKED = ("loss", "gradient_norm")
 """Metrics that must be finite."""
@@ -21,8 +23,11 @@ def measure(setup: Setup, iteration: Iteration, before: float) -> dict[str, floa
 
     - `reward_failures`: rows for which a reward function raised or gave no number.
     - `generations`, `offered_groups`, `short_groups`: of dynamic sampling, see `training.collect`.
+    - `calls`: calls of tools a row, and `tool_*`, what the tools did, where there are any.
     - `learning_rate`: of the iteration's last update.
-    - `seconds`, `new_tokens_per_second`: since the iteration before; these alone differ between equal runs.
+    - `new_tokens`: that the policy drew; what forked rows share was drawn once.
+    - `seconds`, `new_tokens_per_second`: since the iteration before; these alone differ between equal runs,
+      and `tool_seconds` and `tool_replayed` where one of them was resumed.
 
     Args:
       setup: of the run.
@@ -32,20 +37,30 @@ def measure(setup: Setup, iteration: Iteration, before: float) -> dict[str, floa
     metrics = {name: float(value) for name, value in sorted(jax.device_get(iteration.metrics).items())}
     seconds = time.perf_counter() - before  # once the metrics are here, the step is done
     collected = iteration.collected
-    updates = iteration.step * setup.schedule.plan.updates
-    rate = learning_rate(setup.config.optimizer, setup.schedule.updates)(updates - 1)
-    tokens = int(collected.rollout.action_mask.sum())
-    return metrics | {
-        "reward_failures": float(len(collected.failures)),
-        "generations": float(collected.generations),
-        "offered_groups": float(collected.offered),
-        "short_groups": float(collected.short),
-        "learning_rate": float(rate),
-        "updates": float(updates),
-        "new_tokens": float(tokens),
-        "seconds": seconds,
-        "new_tokens_per_second": tokens / seconds,
-    }
+    updates = setup.schedule.updates_through(iteration.step)
+    rate = run_learning_rate(setup.config, setup.schedule.updates)(updates - 1)
+    tokens = _drawn(collected.rollout)
+    tools = {"calls": float(collected.calls.mean()), **collected.counts} if setup.turns else {}
+    return (
+        metrics
+        | tools
+        | {
+            "reward_failures": float(len(collected.failures)),
+            "generations": float(collected.generations),
+            "offered_groups": float(collected.offered),
+            "short_groups": float(collected.short),
+            "learning_rate": float(rate),
+            "updates": float(updates),
+            "new_tokens": float(tokens),
+            "seconds": seconds,
+            "new_tokens_per_second": tokens / seconds,
+        }
+    )
+
+
+def _drawn(rollout: Rollout) -> int:
+    own = np.arange(rollout.tokens.shape[1]) >= np.asarray(rollout.fork)[:, None]
+    return int(np.sum(np.asarray(rollout.action_mask) & own))
 
 
 def broken(metrics: Mapping[str, float]) -> str | None:

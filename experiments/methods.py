@@ -7,12 +7,13 @@ import difflib
 import inspect
 import types
 import typing
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 from gpg_jax.algorithms import ALGORITHMS, GROUPED
 from gpg_jax.algorithms.conventions import method_defaults
 from gpg_jax.algorithms.settings import Settings
+from gpg_jax.decoding.markers import compile_markers
 from gpg_jax.types import Method
 
 
@@ -76,18 +77,22 @@ class MethodConfig:
             )
 
 
-def make_method(config: MethodConfig, new_tokens: int) -> Method:
+def make_method(config: MethodConfig, new_tokens: int, token_bytes: Sequence[bytes] = ()) -> Method:
     """The method that a configuration names.
 
     Args:
       config: its part of the configuration.
       new_tokens: budget of a response.
+      token_bytes: of every id of the vocabulary, where the method reads markers.
 
     Raises:
       ValueError: arguments that the method refuses.
     """
     try:
-        return ALGORITHMS[config.name](**budgets(config, new_tokens), **config.arguments)
+        arguments = budgets(config, new_tokens) | config.arguments
+        if arguments.get("markers") is not None:
+            arguments["markers"] = compile_markers(arguments["markers"], token_bytes)
+        return ALGORITHMS[config.name](**arguments)
     except ValueError as error:
         raise ValueError(f"the method {config.name!r} refuses its arguments: {error}") from error
 

@@ -7,7 +7,22 @@ from typing import Any
 import jax
 import optax
 
-from experiments.config import OptimizerConfig
+from experiments.config import Experiment, OptimizerConfig
+
+
+def run_learning_rate(config: Experiment, updates: int) -> optax.Schedule:
+    """Update -> learning rate: constant in the cold start, then as the optimizer's part says.
+
+    Args:
+      config: of the run.
+      updates: updates of the whole run, those of the cold start among them.
+    """
+    cold = config.cold_start
+    own = learning_rate(config.optimizer, updates - cold.steps)
+    if not cold.steps:
+        return own
+    rate = config.optimizer.learning_rate if cold.learning_rate is None else cold.learning_rate
+    return optax.join_schedules([optax.constant_schedule(rate), own], [cold.steps])
 
 
 def learning_rate(config: OptimizerConfig, updates: int) -> optax.Schedule:
@@ -15,7 +30,7 @@ def learning_rate(config: OptimizerConfig, updates: int) -> optax.Schedule:
 
     Args:
       config: the optimizer's part of the configuration.
-      updates: updates of the whole run, where the decay ends.
+      updates: where the decay ends.
     """
     peak, warm_up = config.learning_rate, config.warm_up
     rest, end = max(updates - warm_up, 1), config.learning_rate * config.final_fraction
@@ -30,17 +45,17 @@ def learning_rate(config: OptimizerConfig, updates: int) -> optax.Schedule:
     return optax.join_schedules([rise, after], [warm_up])
 
 
-def make_optimizer(config: OptimizerConfig, updates: int) -> optax.GradientTransformation:
+def make_optimizer(config: OptimizerConfig, rate: optax.Schedule) -> optax.GradientTransformation:
     """Clipping by the global norm, then AdamW; norms and biases are not decayed.
 
     Loshchilov and Hutter 2019, "Decoupled weight decay regularization", arXiv 1711.05101, algorithm 2.
 
     Args:
       config: the optimizer's part of the configuration.
-      updates: updates of the whole run.
+      rate: update -> learning rate.
     """
     adamw = optax.adamw(
-        learning_rate(config, updates),
+        rate,
         b1=config.b1,
         b2=config.b2,
         eps=config.eps,

@@ -1,4 +1,4 @@
-"""One picture of a run: reward, length, KL and entropy by iteration, from its metrics."""
+"""One picture of a run: reward, length, KL and entropy by iteration, and its tools, from its metrics."""
 
 from __future__ import annotations
 
@@ -11,34 +11,54 @@ from matplotlib.figure import Figure
 
 from experiments import records
 
-PANELS: tuple[tuple[str, str, dict[str, str]], ...] = (
+Panel = tuple[str, str, dict[str, str]]
+"""Title, unit, and metric -> label."""
+
+PANELS: tuple[Panel, ...] = (
     ("reward", "mean of a rollout", {"reward": "reward", "outcome": "correct"}),
     ("length", "tokens of a response", {"length": "mean"}),
     ("KL", "nats a token (k3)", {"kl_reference": "to the reference", "kl_old_k3": "from the sampler"}),
     ("entropy", "nats a token", {"entropy": "policy"}),
 )
-"""Title, unit, and metric -> label of each panel."""
+TOOL_PANELS: tuple[Panel, ...] = (
+    (
+        "tool calls",
+        "in a rollout",
+        {"tool_calls": "calls", "tool_failures": "failed", "tool_over_limit": "over the limit"},
+    ),
+    (
+        "format errors",
+        "share of the responses",
+        {"marker_fault": "a tag is missing or misplaced", "truncated": "cut at the budget"},
+    ),
+)
+"""Of runs with tools besides."""
 
 
-def write_report(workdir: Path, title: str) -> Path:
+def write_report(workdir: Path, title: str, cold_steps: int = 0) -> Path:
     """Draws `report.png` from `metrics.jsonl`.
 
     Args:
       workdir: of the run.
       title: of the picture.
+      cold_steps: iterations on demonstrations, which are shaded.
 
     Returns:
       The picture's path.
     """
     lines = list(records.read(workdir / "metrics.jsonl"))
-    figure = Figure(figsize=(10, 6.5), layout="constrained")
-    axes = figure.subplots(2, 2, sharex=True)
-    for axis, (name, unit, metrics) in zip(axes.flat, PANELS, strict=True):
+    panels = PANELS + (TOOL_PANELS if any("tool_calls" in line for line in lines) else ())
+    height = len(panels) // 2
+    figure = Figure(figsize=(10, 3.25 * height), layout="constrained")
+    axes = figure.subplots(height, 2, sharex=True)
+    for axis, (name, unit, metrics) in zip(axes.flat, panels, strict=True):
         _draw(axis, lines, name, unit, metrics)
     _draw_evaluations(axes.flat[0], lines)
-    for axis in axes[1]:
+    for axis in axes[-1]:
         axis.set_xlabel("iteration")
     for axis in axes.flat:
+        if cold_steps:
+            axis.axvspan(0.5, cold_steps + 0.5, color="grey", alpha=0.15, linewidth=0, label="demonstrations")
         if axis.get_legend_handles_labels()[0]:
             axis.legend(fontsize=8, frameon=False)
     figure.suptitle(title)

@@ -7,16 +7,19 @@ import time
 from pathlib import Path
 from typing import NamedTuple
 
+import jax
 from rich.console import Console
 
 from experiments import output as out
 from experiments import records, transcripts
+from experiments.demonstrations import go_to, place
 from experiments.evaluation import Evaluator, evaluate, make_evaluators
 from experiments.measures import broken, measure, score
 from experiments.progress import say, show_progress
 from experiments.report import write_report
-from experiments.setup import Setup, compiled_step, first_state, make_collector, stream
+from experiments.setup import Setup, first_state, make_phases, open_toolbox, stream
 from experiments.workdir import refusals
+from gpg_jax.environments.toolbox import Toolbox
 from gpg_jax.training.checkpoints import Checkpoints, open_checkpoints, restore, save, set_aside
 from gpg_jax.training.collect import judged_once
 from gpg_jax.training.loop import Iteration, iterations
@@ -50,6 +53,7 @@ class Run(NamedTuple):
     """What the parts of a run share; `accuracies` grows."""
 
     setup: Setup
+    toolbox: Toolbox | None
     output: out.Output
     checkpoints: Checkpoints
     evaluators: tuple[Evaluator, ...]
@@ -79,7 +83,7 @@ def open_run(setup: Setup, workdir: Path, console: Console) -> tuple[Checkpoints
     if restored.damaged:
         say(console, f"moved to {set_aside(checkpoints, restored.damaged)}", "bold red")
     say(console, f"resuming after iteration {restored.step}")
-    setup.task.batches.set_state(restored.host["cursor"])
+    go_to(setup.task, setup.demonstrations, restored.host["cursor"])
     output = _open_output(workdir, restored.step)
     return checkpoints, Start(restored.step, restored.state, restored.host["accuracies"], True, output)
 
@@ -100,14 +104,17 @@ def finish_run(setup: Setup, workdir: Path, console: Console, checkpoints: Check
     with checkpoints, contextlib.ExitStack() as after:
         after.callback(out.close_output, start.output)
         evaluators = make_evaluators(_judging_once(setup)) if setup.task.held_out else ()
-        run = Run(setup, start.output, checkpoints, evaluators, console, start.accuracies)
+        toolbox = open_toolbox(setup, workdir / "tools" / str(jax.process_index()))
+        if toolbox is not None:
+            after.callback(toolbox.close)
+        run = Run(setup, toolbox, start.output, checkpoints, evaluators, console, start.accuracies)
         if not start.resumed:
             hold_out(run, 0, start.state.params)
         train(run, start)
     if is_first():
         config = setup.config
         title = f"{config.method.name} on {config.task.name}, seed {config.seed}"
-        say(console, f"report: {write_report(workdir, title)}")
+        say(console, f"report: {write_report(workdir, title, setup.schedule.cold_steps)}")
         conclude(console, workdir, start.accuracies, setup.schedule.steps)
 
 
@@ -115,13 +122,11 @@ def train(run: Run, start: Start) -> None:
     """The iterations that are left."""
     setup = run.setup
     coming = iterations(
-        make_collector(setup),
-        compiled_step(setup),
+        make_phases(setup, run.toolbox),
         start.state,
         stream(setup.config, "rollout"),
         range(start.step + 1, setup.schedule.steps + 1),
-        setup.schedule.plan.updates,
-        setup.task.batches.get_state,
+        lambda: place(setup.task, setup.demonstrations),
     )
     with show_progress(run.console, setup.schedule.steps, start.step) as advance:
         before = time.perf_counter()
@@ -169,6 +174,7 @@ def hold_out(run: Run, step: int, params: Params) -> None:
         answers = evaluate(evaluator, params, run.setup.task.held_out)
         name, result = f"held_out/{evaluator.kind}", answers.accuracy
         found |= {name: result.mean, f"{name}_low": result.low, f"{name}_high": result.high}
+        found |= {f"{name}_{metric}": value for metric, value in answers.counts.items()}
         rows = [{"step": step, "kind": evaluator.kind, **row} for row in answers.transcripts]
         out.write_transcripts(run.output, out.EVALUATIONS, rows)
         say(run.console, f"iteration {step}, held-out, {evaluator.kind}: {result}")

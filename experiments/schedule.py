@@ -22,7 +22,9 @@ class Schedule(NamedTuple):
       plan: how a rollout is cut.
       mesh: the devices.
       prompts: P.
-      steps: iterations.
+      steps: iterations, those of the cold start among them.
+      cold_steps: iterations of the cold start, which come first.
+      cold_plan: how their demonstrations are cut, None without any.
       generations: batches of prompts that may be tried for one rollout.
     """
 
@@ -30,12 +32,18 @@ class Schedule(NamedTuple):
     mesh: Mesh
     prompts: int
     steps: int
+    cold_steps: int
+    cold_plan: Plan | None
     generations: int
 
     @property
     def updates(self) -> int:
         """Optimizer updates of the run."""
-        return self.steps * self.plan.updates
+        return self.updates_through(self.steps)
+
+    def updates_through(self, step: int) -> int:
+        """Optimizer updates of the first iterations."""
+        return min(step, self.cold_steps) + max(step - self.cold_steps, 0) * self.plan.updates
 
     @property
     def new_tokens(self) -> int:
@@ -55,6 +63,7 @@ def derive(config: Experiment, devices: list[jax.Device] | None = None) -> Sched
     """
     sizes, mesh = config.schedule, make_mesh(config.mesh, devices)
     shards = row_shards(mesh)
+    cold = config.cold_start
     for key, count in (("schedule.prompts", sizes.prompts), ("evaluation.batch", config.evaluation.batch)):
         if count % shards:
             raise ValueError(
@@ -71,16 +80,35 @@ def derive(config: Experiment, devices: list[jax.Device] | None = None) -> Sched
         temperature=config.sampling.temperature,
         chunk=config.model.chunk,
     )
-    return Schedule(plan, mesh, sizes.prompts, sizes.steps, sizes.generations)
+    return Schedule(
+        plan=plan,
+        mesh=mesh,
+        prompts=sizes.prompts,
+        steps=cold.steps + sizes.steps,
+        cold_steps=cold.steps,
+        cold_plan=_cold_plan(config, shards) if cold.steps else None,
+        generations=sizes.generations,
+    )
 
 
-def table(config: Experiment, schedule: Schedule, parameters: int) -> Table:
+def _cold_plan(config: Experiment, shards: int) -> Plan:
+    return Plan(
+        layout=Layout(config.task.prompt_tokens, config.sampling.new_tokens, 1),
+        rows=config.schedule.prompts * config.cold_start.batches,
+        micro_batches=config.cold_start.micro_batches,
+        shards=shards,
+        chunk=config.model.chunk,
+    )
+
+
+def table(config: Experiment, schedule: Schedule, parameters: int, demonstrations: str = "") -> Table:
     """The schedule as it is printed at the start.
 
     Args:
       config: the configuration.
       schedule: what it comes to.
       parameters: numbers in the policy.
+      demonstrations: what a cold start learns from.
     """
     plan = schedule.plan
     mesh = " × ".join(f"{name} {size}" for name, size in schedule.mesh.shape.items())
@@ -91,6 +119,8 @@ def table(config: Experiment, schedule: Schedule, parameters: int) -> Table:
         "method": ", ".join([config.method.name, *(f"{name} {value}" for name, value in lengths.items())]),
         "policy": f"{config.model.name or 'from scratch'}, {parameters:,} parameters, {config.model.dtype}",
         "devices": f"{schedule.mesh.size} {schedule.mesh.devices.flat[0].platform} ({mesh})",
+        "cold start": f"{schedule.cold_steps:,} iterations on {schedule.prompts * config.cold_start.batches} "
+        f"of {demonstrations}",
         "steps": f"{schedule.steps:,} iterations, {schedule.updates:,} updates",
         "rollout": f"{schedule.prompts} prompts × {layout.shared} = {plan.rows} rows",
         "row": f"{layout.prompt_slots} + {layout.new_slots} = {layout.length} tokens at most",
@@ -101,6 +131,8 @@ def table(config: Experiment, schedule: Schedule, parameters: int) -> Table:
     if config.sampling.distribution.truncated:
         corrected = config.method.arguments.get("correction", "none") != "none"
         rows["sampling"] = "truncated" if corrected else "truncated and not corrected for (method.correction)"
+    if not schedule.cold_steps:
+        del rows["cold start"]
     result = Table(show_header=False, title="schedule", title_justify="left")
     for name, value in rows.items():
         result.add_row(name, value)

@@ -48,20 +48,49 @@ def accuracy(correct: np.ndarray) -> Accuracy:
     Raises:
       ValueError: no samples, or values other than 0 and 1.
     """
-    correct = np.asarray(correct, np.float64)
-    if correct.ndim != 2 or not correct.size:
-        raise ValueError(f"an accuracy needs samples [P, S], got the shape {correct.shape}")
+    correct = _samples(correct)
     if not np.isin(correct, (0.0, 1.0)).all():
         raise ValueError("an accuracy is a mean of zeros and ones")
-    prompts, samples = correct.shape
-    mean = float(correct.mean())
-    variance = float(np.square(correct.mean(1) - mean).sum()) / prompts**2
+    return _with_interval(correct, correct.size)
+
+
+def score(outcomes: np.ndarray) -> Accuracy:
+    """The mean of outcomes from 0 to 1, as F1 is one, with the interval of `accuracy`.
+
+    Outcomes in between vary less than right and wrong do, and n* is then more than P·S.
+
+    Args:
+      outcomes: `[P, S]`.
+
+    Raises:
+      ValueError: no samples, or values outside of 0 to 1.
+    """
+    outcomes = _samples(outcomes)
+    if not ((outcomes >= 0) & (outcomes <= 1)).all():
+        raise ValueError(
+            f"a score is a mean of outcomes from 0 to 1, got {outcomes.min():g} to {outcomes.max():g}"
+        )
+    return _with_interval(outcomes, outcomes.size if np.isin(outcomes, (0.0, 1.0)).all() else math.inf)
+
+
+def _samples(outcomes: np.ndarray) -> np.ndarray:
+    outcomes = np.asarray(outcomes, np.float64)
+    if outcomes.ndim != 2 or not outcomes.size:
+        raise ValueError(f"an accuracy needs samples [P, S], got the shape {outcomes.shape}")
+    return outcomes
+
+
+def _with_interval(outcomes: np.ndarray, most: float) -> Accuracy:
+    """The mean and Wilson's interval with n* at most so much."""
+    prompts, samples = outcomes.shape
+    mean = float(outcomes.mean())
+    variance = float(np.square(outcomes.mean(1) - mean).sum()) / prompts**2
     if mean in (0.0, 1.0):
         effective = float(prompts)
-    elif variance * prompts * samples <= mean * (1 - mean):
-        effective = float(prompts * samples)
+    elif variance:
+        effective = min(mean * (1 - mean) / variance, most)
     else:
-        effective = mean * (1 - mean) / variance
+        effective = float(prompts * samples)
     return Accuracy(mean, *wilson(mean, effective), prompts, samples)
 
 

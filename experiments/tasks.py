@@ -11,14 +11,18 @@ from typing import NamedTuple
 from experiments.config import Experiment, TaskConfig
 from experiments.functions import FUNCTIONS
 from experiments.methods import nearest
-from gpg_jax.data import arithmetic, files, gsm8k, puzzles, reversal
+from gpg_jax.data import arithmetic, calculation, files, gsm8k, hops, puzzles, reversal
 from gpg_jax.data.chat import ChatTemplate, chat_tokens, load_chat_template
+from gpg_jax.data.demonstrations import Turn
 from gpg_jax.data.examples import Example
 from gpg_jax.data.loader import Loader, loader
 from gpg_jax.data.tokenizers import Tokenizer, character_tokenizer, load_tokenizer
+from gpg_jax.decoding.rollouts import Written
 from gpg_jax.environments.rewards import Judged, Reward, judge
+from gpg_jax.environments.trajectory import parse
 from gpg_jax.policies.pretrained import pretrained_folder
 from gpg_jax.policies.smollm2 import default_cache
+from gpg_jax.training.collect import Judge
 
 Splits = tuple[Sequence[Example], Sequence[Example]]
 """Training set and held-out set; the latter may be empty."""
@@ -26,8 +30,8 @@ Splits = tuple[Sequence[Example], Sequence[Example]]
 _SLOW = {"math": 100}
 """Functions that are tried on the first so many gold answers alone."""
 
-_GOLD_FORMS = ("{}", "#### {}")
-"""How a gold answer is offered to its own verifier: some read nothing but what is behind `####`."""
+_GOLD_FORMS = ("{}", "#### {}", "<answer>{}</answer>", "<answer>\\boxed{{{}}}</answer>")
+"""How a gold answer is offered to its own verifier: some read nothing but what is behind a mark."""
 
 
 class Task(NamedTuple):
@@ -37,15 +41,17 @@ class Task(NamedTuple):
       batches: the training set, P examples at a time, without end.
       held_out: examples that are never trained on.
       encode: example -> token ids of its prompt.
-      judge: B responses as token ids, their B examples -> verdicts.
+      judge: B responses, their B examples -> verdicts.
       tokenizer: of prompts and responses.
+      demonstrate: example -> what a skilled policy writes and is answered; None where nobody knows.
     """
 
     batches: Loader
     held_out: Sequence[Example]
     encode: Callable[[Example], list[int]]
-    judge: Callable[[Sequence[Sequence[int]], Sequence[Example]], Judged]
+    judge: Judge
     tokenizer: Tokenizer
+    demonstrate: Callable[[Example], Sequence[Turn]] | None
 
 
 def load_task(config: Experiment) -> Task:
@@ -58,7 +64,7 @@ def load_task(config: Experiment) -> Task:
     if task.name not in TASKS:
         raise ValueError(f"task.name is {task.name!r}; {nearest(task.name, TASKS)}")
     folder = None if name is None else pretrained_folder(name, config.model.revision)
-    tokenizer = character_tokenizer(task.alphabet) if folder is None else load_tokenizer(folder)
+    tokenizer = character_tokenizer(task.alphabet, task.pieces) if folder is None else load_tokenizer(folder)
     encode = _encoder(task, tokenizer, folder)
     train, held_out = (_fitting(part, encode, task) for part in TASKS[task.name](task))
     for part in (train, held_out):
@@ -70,24 +76,25 @@ def load_task(config: Experiment) -> Task:
         encode=encode,
         judge=judge_of(task, tokenizer),
         tokenizer=tokenizer,
+        demonstrate=_demonstrator(config),
     )
 
 
-def judge_of(
-    task: TaskConfig, tokenizer: Tokenizer
-) -> Callable[[Sequence[Sequence[int]], Sequence[Example]], Judged]:
-    """Responses as token ids, their examples -> verdicts."""
+def judge_of(task: TaskConfig, tokenizer: Tokenizer) -> Judge:
+    """Responses, their examples -> verdicts on what the policy itself wrote."""
     verifier = FUNCTIONS[task.verifier]
     terms = [Reward(name, FUNCTIONS[name], weight) for name, weight in task.rewards.items()]
 
-    def judge_ids(responses: Sequence[Sequence[int]], examples: Sequence[Example]) -> Judged:
-        return judge(verifier, [tokenizer.decode(ids) for ids in responses], examples, terms)
+    def judge_rows(said: Written, examples: Sequence[Example]) -> Judged:
+        rows = zip(said.tokens, said.acted, said.length, strict=True)
+        texts = [parse(ids[:length], acted[:length], tokenizer.decode) for ids, acted, length in rows]
+        return judge(verifier, texts, examples, terms)
 
-    return judge_ids
+    return judge_rows
 
 
 def _reversal(task: TaskConfig) -> Splits:
-    return reversal.reversal(), []
+    return reversal.reversal(task.symbols), []
 
 
 def _multiplication(task: TaskConfig) -> Splits:
@@ -100,6 +107,17 @@ def _gsm8k(task: TaskConfig) -> Splits:
         gsm8k.gsm8k(split, data_dir=prepared, source_dir=task.folder) for split in ("train", "test")
     )
     return train, test
+
+
+def _calculation(task: TaskConfig) -> Splits:
+    """Different expressions; the last ones are held out."""
+    drawn = calculation.calculations(task.examples + task.held_out_examples, task.seed)
+    return drawn[: task.examples], drawn[task.examples :]
+
+
+def _hops(task: TaskConfig) -> Splits:
+    made = hops.world(seed=task.seed)
+    return hops.questions(made, "train", task.hops), hops.questions(made, "held_out", task.hops)
 
 
 def _puzzle(task: TaskConfig) -> Splits:
@@ -126,9 +144,26 @@ TASKS: dict[str, Callable[[TaskConfig], Splits]] = {
     "multiplication": _multiplication,
     "gsm8k": _gsm8k,
     "puzzle": _puzzle,
+    "calculation": _calculation,
+    "hops": _hops,
     "files": _files,
 }
 """Tasks by name."""
+
+
+DEMONSTRATIONS: dict[str, Callable[[TaskConfig], Callable[[Example], Sequence[Turn]]]] = {
+    "calculation": lambda task: calculation.demonstration,
+    "hops": lambda task: functools.partial(hops.demonstration, made=hops.world(seed=task.seed)),
+}
+"""Tasks whose skilled policy is known -> what it writes."""
+
+
+def _demonstrator(config: Experiment) -> Callable[[Example], Sequence[Turn]] | None:
+    """What is demonstrated: calls and answers, or the last turn alone where the policy has no tools."""
+    if config.task.name not in DEMONSTRATIONS:
+        return None
+    whole = DEMONSTRATIONS[config.task.name](config.task)
+    return whole if config.tools.names else lambda example: whole(example)[-1:]
 
 
 def _read_file(path: str, drop_unanswered: bool) -> list[Example]:

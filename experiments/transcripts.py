@@ -8,9 +8,9 @@ from typing import Any
 from experiments.setup import Setup
 from gpg_jax.data.examples import Example
 from gpg_jax.training.collect import Collected
-from gpg_jax.types import STOP_EOS, STOP_LENGTH
+from gpg_jax.types import STOP_EOS, STOP_LENGTH, STOP_TOOL_LIMIT
 
-STOPS = {STOP_EOS: "end", STOP_LENGTH: "length"}
+STOPS = {STOP_EOS: "end", STOP_LENGTH: "length", STOP_TOOL_LIMIT: "tool limit"}
 
 
 def transcript(
@@ -46,7 +46,8 @@ def of_rollout(setup: Setup, collected: Collected, count: int) -> list[dict[str,
       collected: the rollout.
       count: rows at most.
     """
-    rollout, group = collected.rollout, setup.schedule.plan.layout.shared
+    rollout = collected.rollout
+    group = len(rollout.length) // len(collected.examples)
     rows = sorted(range(len(rollout.length)), key=lambda row: (row % group, row))[:count]
     return [_of_row(setup, collected, row, group) for row in rows]
 

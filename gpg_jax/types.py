@@ -186,6 +186,7 @@ class Method(NamedTuple):
         policy, "reference" where it reads the reference policy, and "old" where it reads the old
         policy's scores before the first update.
       resample: whether rows that `keep` refuses are replaced by new rollouts (dynamic sampling).
+      watch: `Batch`, unit ids -> name -> `[B]`, numbers of the rows whose means are reported.
     """
 
     objective: Objective
@@ -195,3 +196,4 @@ class Method(NamedTuple):
     after: Callable[[State, dict[str, Array]], State] = lambda state, metrics: state
     needs: frozenset[str] = frozenset()
     resample: bool = False
+    watch: Callable[[Batch, Array], dict[str, Array]] = lambda batch, unit_ids: {}

@@ -67,6 +67,7 @@ def batch_of(rows) -> Batch:
         reward=REWARD[rows],
         outcome=REWARD[rows],
         tokens=jnp.asarray(TOKEN)[rows],
+        length=jnp.asarray(1 + MASK.sum(1), jnp.int32)[rows],
         action_mask=jnp.asarray(MASK)[rows],
         behaviour_log_prob=log_probs(THETA)[rows],
     )

@@ -7,6 +7,8 @@ import examples
 import jax.numpy as jnp
 import numpy as np
 
+from experiments import tools
+from experiments.config import Experiment
 from gpg_jax.algorithms import ALGORITHMS
 from gpg_jax.losses import objective
 from gpg_jax.types import Scores
@@ -14,15 +16,30 @@ from gpg_jax.types import Scores
 README = (pathlib.Path(__file__).parents[1] / "README.md").read_text(encoding="utf-8")
 
 
+METHOD, TOOL = re.findall(r"```python\n(.*?)```", README, re.S)
+
+
+def run(code):
+    namespace = {}
+    exec(code, namespace)
+    return namespace
+
+
 def test_the_table_is_the_dictionary_of_methods():
-    assert re.findall(r"^\| `(\w+)` \|", README, re.M) == list(ALGORITHMS)
+    methods = README.split("\n## Methods\n")[1].split("\n## ")[0]
+    assert re.findall(r"^\| `(\w+)` \|", methods, re.M) == list(ALGORITHMS)
+
+
+def test_the_table_of_studies_is_the_folder_of_their_configs():
+    asked = README.split("\n## The papers' questions\n")[1].split("\n## ")[0]
+    folder = pathlib.Path(__file__).parents[1] / "configs" / "studies"
+    names = {path.stem for path in folder.glob("*.py")} - {"__init__"}
+    assert set(re.findall(r"^\| `(\w+)` \|", asked, re.M)) == names
 
 
 def test_the_example_is_short_and_is_what_it_says():
-    (code,) = re.findall(r"```python\n(.*?)```", README, re.S)
-    assert len([line for line in code.splitlines() if line.strip()]) < 20
-    namespace = {}
-    exec(code, namespace)
+    namespace = run(METHOD)
+    assert len([line for line in METHOD.splitlines() if line.strip()]) < 20
     mask = np.array([[0, 1, 1], [0, 1, 0]], bool)
     rollout = examples.make_rollout(mask, [1.0, 0.0], [0, 0])
     batch = examples.make_batch(rollout, np.where(mask, -1.0, 0))
@@ -31,3 +48,9 @@ def test_the_example_is_short_and_is_what_it_says():
     found = objective.coefficients(namespace["cispo"](), batch, scores)
     # A = ±1; min(r, 1.28) = 1.28, .5 and 1.2; three tokens.
     np.testing.assert_allclose(found, [[0, -1.28 / 3, -0.5 / 3], [0, 1.2 / 3, 0]], rtol=1e-5)
+
+
+def test_the_tool_answers(monkeypatch):
+    monkeypatch.setattr(tools, "TOOLS", dict(tools.TOOLS))
+    run(TOOL)
+    assert tools.TOOLS["reverse"](Experiment()).call("abc") == "cba"

@@ -54,6 +54,7 @@ def compose(
     resample: bool = False,
     state: State = (),
     needs: frozenset[str] = frozenset(),
+    watch: Callable[[Batch, Array], dict[str, Array]] = lambda batch, unit_ids: {},
 ) -> Method:
     """The method of these choices.
 
@@ -68,6 +69,7 @@ def compose(
       resample: whether refused rows are replaced.
       state: the method's first state.
       needs: names of further scores that the method reads.
+      watch: numbers of the rows that are reported, see `types.Method`.
 
     Returns:
       The method.
@@ -89,7 +91,9 @@ def compose(
         penalties=_penalties(settings, ratio, units),
     )
     shape = _shape(settings, scalar_outcome(settings) if outcome is None else outcome)
-    return Method(objective, shape, keep, state, needs=needs | _needs(settings), resample=resample)
+    return Method(
+        objective, shape, keep, state, needs=needs | _needs(settings), resample=resample, watch=watch
+    )
 
 
 def each_token(batch: Batch) -> Array:
@@ -171,6 +175,11 @@ def _correction(settings: Settings) -> corrections.Correction:
 
 def _raised(correction: corrections.Correction, floor: float) -> corrections.Correction:
     return lambda log_gap, unit_ids: jnp.maximum(correction(log_gap, unit_ids), floor)
+
+
+def group_rows(settings: Settings, scale: bool) -> RowEstimator:
+    """Row advantages within the group, held where the settings have bounds. See `group_advantage`."""
+    return advantages.held(_group_rows(settings, scale), settings.advantage_range)
 
 
 def _group_rows(settings: Settings, scale: bool) -> RowEstimator:

@@ -1,14 +1,29 @@
-"""Examples from local files: JSON lines of question and answer, and parquet in verl's layout."""
+"""Examples from local files: JSON of questions and answers, and parquet in verl's layout."""
 
 from __future__ import annotations
 
-import json
+import dataclasses
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from gpg_jax.data.examples import Example, Message
+from gpg_jax.data.examples import Example
+from gpg_jax.data.rows import (
+    Row,
+    answer_text,
+    existing,
+    is_empty,
+    json_lines,
+    json_list,
+    parquet_rows,
+    prompt_of,
+)
 
-Row = dict[str, Any]
+QUESTIONS = ("question", "problem")
+"""Fields that hold the question in benchmarks."""
+ANSWERS = ("answer", "golden_answers")
+"""Fields that hold the gold answer, or a list of them."""
+
 _PARQUET_COLUMNS = ("data_source", "prompt", "ability", "reward_model", "extra_info")
 _ADVICE = "task.drop_unanswered, or drop_unanswered=True, leaves such rows out"
 
@@ -27,15 +42,12 @@ def read_jsonl(
     Raises:
       ValueError: no such file, no examples, or a line that is no object or lacks a question or an answer.
     """
-    path = _existing(path)
-    examples = []
-    with path.open("rb") as lines:
-        for number, line in enumerate(lines, 1):
-            if line.strip():
-                place = f"{path}, line {number}"
-                row = _parse(line, place)
-                if not (drop_unanswered and _is_empty(row.get(answer))):
-                    examples.append(_example(row, question, answer, place))
+    path = existing(path)
+    examples = [
+        _example(row, question, answer, place)
+        for row, place in json_lines(path)
+        if not (drop_unanswered and is_empty(row.get(answer)))
+    ]
     return _some(examples, path)
 
 
@@ -51,32 +63,46 @@ def read_parquet(path: str | Path, *, drop_unanswered: bool = False) -> list[Exa
     Raises:
       ValueError: no such file, no examples, a missing column, or a row without a prompt or an answer.
     """
-    import pyarrow
-    from pyarrow import parquet
-
-    path = _existing(path)
-    try:
-        table = parquet.read_table(path)
-    except pyarrow.ArrowException as error:
-        raise ValueError(f"{path} is not parquet: {error}") from error
+    path = existing(path)
+    columns, rows = parquet_rows(path)
     for column in ("prompt", "reward_model"):
-        if column not in table.column_names:
+        if column not in columns:
             raise ValueError(
-                f"{path} has the columns {table.column_names} and no {column!r}; verl's layout has "
+                f"{path} has the columns {columns} and no {column!r}; verl's layout has "
                 f"{', '.join(_PARQUET_COLUMNS)}"
             )
-    examples = []
-    for number, row in enumerate(table.to_pylist()):
-        if not (drop_unanswered and _is_empty(_truth(row))):
-            examples.append(_verl_example(row, f"{path}, row {number}"))
+    examples = [
+        _verl_example(row, place) for row, place in rows if not (drop_unanswered and is_empty(_truth(row)))
+    ]
     return _some(examples, path)
 
 
-def _existing(path: str | Path) -> Path:
-    path = Path(path).expanduser()
-    if not path.is_file():
-        raise ValueError(f"there is no file {path}")
-    return path
+def read_questions(path: str | Path, *, drop_unanswered: bool = False) -> list[Example]:
+    """Reads a benchmark: rows with one of `QUESTIONS` and one of `ANSWERS`, or in verl's layout.
+
+    Of several gold answers the first is the answer; all of them are in the metadata as `answers`.
+
+    Args:
+      path: `.jsonl`, `.json` (a list of objects) or `.parquet`.
+      drop_unanswered: leave rows without an answer out, which are errors otherwise.
+
+    Raises:
+      ValueError: no such file, another ending, no examples, or a row that lacks a question or an answer.
+    """
+    path = existing(path)
+    match path.suffix:
+        case ".jsonl":
+            rows = json_lines(path)
+        case ".json":
+            rows = json_list(path)
+        case ".parquet":
+            rows = parquet_rows(path)[1]
+        case _:
+            raise ValueError(f"{path} is neither .jsonl nor .json nor .parquet")
+    examples = [
+        _question(row, place) for row, place in rows if not (drop_unanswered and is_empty(_gold(row)))
+    ]
+    return _some(examples, path)
 
 
 def _some(examples: list[Example], path: Path) -> list[Example]:
@@ -85,60 +111,52 @@ def _some(examples: list[Example], path: Path) -> list[Example]:
     return examples
 
 
-def _parse(line: bytes, place: str) -> dict[str, Any]:
-    try:
-        row = json.loads(line)
-    except ValueError as error:
-        raise ValueError(f"{place} is not JSON: {error}") from error
-    if not isinstance(row, dict):
-        raise ValueError(f"{place} is {type(row).__name__}, not an object with named fields")
-    return row
-
-
-def _example(row: dict[str, Any], question: str, answer: str, place: str) -> Example:
+def _example(row: Row, question: str, answer: str, place: str) -> Example:
     for field in (question, answer):
-        if _is_empty(row.get(field)):
+        if is_empty(row.get(field)):
             raise ValueError(f"{place} has no {field!r}; its fields are {sorted(row)} ({_ADVICE})")
     rest = {name: value for name, value in row.items() if name not in (question, answer)}
-    return Example(_prompt(row[question], place), _answer(row[answer], place), rest)
+    return Example(prompt_of(row[question], place), answer_text(row[answer], place), rest)
 
 
-def _verl_example(row: dict[str, Any], place: str) -> Example:
+def _question(row: Row, place: str) -> Example:
+    """An example of a benchmark, which may have several gold answers."""
+    if _is_verl(row):
+        return _verl_example(row, place)
+    question, answer = _field(row, QUESTIONS), _field(row, ANSWERS)
+    gold = row.get(answer)
+    if not isinstance(gold, list) or is_empty(gold):
+        return _example(row, question, answer, place)
+    several = [answer_text(each, place) for each in gold]
+    example = _example(row | {answer: several[0]}, question, answer, place)
+    return dataclasses.replace(example, metadata={**example.metadata, "answers": several})
+
+
+def _gold(row: Row) -> Any:
+    return _truth(row) if _is_verl(row) else row.get(_field(row, ANSWERS))
+
+
+def _is_verl(row: Row) -> bool:
+    return {"prompt", "reward_model"} <= row.keys()
+
+
+def _field(row: Row, names: Sequence[str]) -> str:
+    """The first of some fields that a row has, the first of all where it has none."""
+    return next((name for name in names if not is_empty(row.get(name))), names[0])
+
+
+def _verl_example(row: Row, place: str) -> Example:
     truth = _truth(row)
-    if _is_empty(truth):
+    if is_empty(truth):
         raise ValueError(f"{place} has no answer in reward_model.ground_truth ({_ADVICE})")
-    if _is_empty(row["prompt"]):
+    if is_empty(row["prompt"]):
         raise ValueError(f"{place} has no prompt")
     rest = {name: value for name, value in row.items() if name not in ("prompt", "reward_model")}
-    several = [_answer(each, place) for each in truth] if isinstance(truth, list) else None
-    answer = several[0] if several else _answer(truth, place)
-    return Example(_prompt(row["prompt"], place), answer, {**rest, "answers": several} if several else rest)
+    several = [answer_text(each, place) for each in truth] if isinstance(truth, list) else None
+    answer = several[0] if several else answer_text(truth, place)
+    return Example(prompt_of(row["prompt"], place), answer, {**rest, "answers": several} if several else rest)
 
 
-def _truth(row: dict[str, Any]) -> Any:
+def _truth(row: Row) -> Any:
     judge = row["reward_model"]
     return judge.get("ground_truth") if isinstance(judge, dict) else None
-
-
-def _is_empty(value: Any) -> bool:
-    return value is None or value == [] or (isinstance(value, str) and not value.strip())
-
-
-def _prompt(asked: Any, place: str) -> str | tuple[Message, ...]:
-    if isinstance(asked, str):
-        return asked
-    if isinstance(asked, list) and all(_is_message(message) for message in asked):
-        return tuple({"role": message["role"], "content": message["content"]} for message in asked)
-    raise ValueError(
-        f"{place} asks {asked!r}; a prompt is a text or a list of messages with role and content"
-    )
-
-
-def _is_message(message: Any) -> bool:
-    return isinstance(message, dict) and all(isinstance(message.get(key), str) for key in ("role", "content"))
-
-
-def _answer(truth: Any, place: str) -> str:
-    if isinstance(truth, bool) or not isinstance(truth, (str, int, float)) or _is_empty(truth):
-        raise ValueError(f"{place} has the answer {truth!r}; an answer is a text or a number")
-    return str(truth)

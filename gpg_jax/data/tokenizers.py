@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -25,9 +26,11 @@ class Tokenizer(NamedTuple):
       token_bytes: one entry an id, the bytes that it adds to the text; `b""` for special tokens and for
         ids without a token.
       vocab_size: number of ids, one more than the largest.
-      eos_ids: ids that end a row.
+      eos_ids: ids that end a row, the `eos_token` of the tokenizer itself first.
       pad_id: id for padding; it is masked wherever it stands.
       special_tokens: role -> text ("bos_token", "eos_token", …), what chat templates may ask for.
+      encode_foreign: text of somebody else's, as a tool's result is -> ids, none of them of a special token
+        or with a role, whatever is written in it; characters that it lacks are `?`, or left out.
     """
 
     encode: Callable[[str], list[int]]
@@ -39,6 +42,7 @@ class Tokenizer(NamedTuple):
     eos_ids: tuple[int, ...]
     pad_id: int
     special_tokens: dict[str, str]
+    encode_foreign: Callable[[str], list[int]]
 
 
 def _read_json(path: Path) -> dict[str, Any]:
@@ -115,16 +119,41 @@ def load_tokenizer(folder: str | Path) -> Tokenizer:
         eos_ids=eos_ids,
         pad_id=pad_id,
         special_tokens=special,
+        encode_foreign=_foreign_encoder(backend.to_str(), {*eos_ids, pad_id}),
     )
+
+
+def _foreign_encoder(description: str, roles: set[int]) -> Callable[[str], list[int]]:
+    """What writes special tokens, and others that have a role, as the plain text that they look like.
+
+    It raises a ValueError where the vocabulary has nothing else to write such a text with.
+    """
+    import tokenizers
+
+    settings = json.loads(description)
+    for token in settings["added_tokens"]:
+        token["special"] |= token["id"] in roles
+    control = {token["id"] for token in settings["added_tokens"] if token["special"]} | roles
+    backend = tokenizers.Tokenizer.from_str(json.dumps(settings))
+    backend.encode_special_tokens = True
+
+    def encode_foreign(text: str) -> list[int]:
+        ids = backend.encode(text, add_special_tokens=False).ids
+        if found := control.intersection(ids):
+            written = ", ".join(repr(backend.id_to_token(token)) for token in sorted(found))
+            raise ValueError(f"the tokenizer can write {written} as a special token alone")
+        return ids
+
+    return encode_foreign
 
 
 def _roles(
     folder: Path, special: dict[str, str], id_of: Callable[[str], int | None]
 ) -> tuple[tuple[int, ...], int]:
-    """End-of-sequence ids and the id of padding."""
+    """End-of-sequence ids, the tokenizer's own first, and the id of padding."""
     generation, config = _read_json(folder / "generation_config.json"), _read_json(folder / "config.json")
-    eos = _ids(generation.get("eos_token_id")) or _ids(config.get("eos_token_id"))
-    eos += _ids(id_of(special.get("eos_token", "")))
+    eos = _ids(id_of(special.get("eos_token", "")))
+    eos += _ids(generation.get("eos_token_id")) or _ids(config.get("eos_token_id"))
     pad = _ids(id_of(special.get("pad_token", "")))
     pad += _ids(generation.get("pad_token_id")) + _ids(config.get("pad_token_id")) + eos + [0]
     return tuple(dict.fromkeys(eos)), pad[0]
@@ -167,44 +196,58 @@ def vocabulary_bytes(tokenizer: Tokenizer, vocab_size: int) -> tuple[bytes, ...]
     return tokenizer.token_bytes + (b"",) * (vocab_size - tokenizer.vocab_size)
 
 
-def character_tokenizer(alphabet: str) -> Tokenizer:
-    """A tokenizer of single characters, for models that start from nothing.
+def character_tokenizer(alphabet: str, pieces: Sequence[str] = ()) -> Tokenizer:
+    """A tokenizer of single characters, and of whole pieces, for models that start from nothing.
 
-    Id 0 is padding, 1 ends a row, and the characters follow in the order given.
+    Id 0 is padding, 1 ends a row, and the characters follow in the order given, then the pieces. Where a
+    piece stands in a text it is taken, of several the longest.
 
     Args:
       alphabet: the characters.
+      pieces: texts of several characters that are one token, as tags are.
 
     Returns:
-      A `Tokenizer` of `len(alphabet) + 2` ids.
+      A `Tokenizer` of `len(alphabet) + len(pieces) + 2` ids.
 
     Raises:
-      ValueError: an empty alphabet or a character that is given twice; later, when a text has a
-        character that the alphabet lacks.
+      ValueError: an empty alphabet, a character or piece that is given twice, or a piece of one character;
+        later, when a text has a character that neither alphabet nor pieces have.
     """
     if not alphabet:
         raise ValueError("alphabet is empty; give the characters of the task")
     if twice := sorted({character for character in alphabet if alphabet.count(character) > 1}):
         raise ValueError(f"alphabet has {', '.join(map(repr, twice))} more than once")
+    if len(set(pieces)) < len(pieces) or any(len(piece) < 2 for piece in pieces):
+        raise ValueError(f"pieces must be different texts of two characters or more, got {tuple(pieces)}")
     names = {"pad_token": "<pad>", "eos_token": "<eos>"}
-    pieces = [*names.values(), *alphabet]
-    ids = {character: number for number, character in enumerate(alphabet, start=len(names))}
+    texts = [*names.values(), *alphabet, *pieces]
+    ids = {text: number for number, text in enumerate(texts) if number >= len(names)}
+    longest_first = sorted(ids, key=len, reverse=True)
+    split = re.compile("|".join(map(re.escape, longest_first)))
+    anything = re.compile(rf"{split.pattern}|[\s\S]")
 
     def encode(text: str) -> list[int]:
-        if foreign := sorted(set(text) - ids.keys()):
+        found = split.findall(text)
+        if len("".join(found)) < len(text):
+            foreign = sorted(set(split.sub("", text)))
             raise ValueError(
                 f"{text!r} has {', '.join(map(repr, foreign))}, which the alphabet {alphabet!r} lacks"
             )
-        return [ids[character] for character in text]
+        return [ids[piece] for piece in found]
+
+    def encode_foreign(text: str) -> list[int]:
+        found = (ids.get(piece, ids.get("?")) for piece in anything.findall(text))
+        return [number for number in found if number is not None]
 
     return Tokenizer(
         encode=encode,
         encode_prompt=encode,
-        decode=lambda tokens: "".join(pieces[token] for token in tokens if token >= len(names)),
-        decode_all=lambda tokens: "".join(pieces[token] for token in tokens),
-        token_bytes=(b"",) * len(names) + tuple(character.encode() for character in alphabet),
-        vocab_size=len(pieces),
+        decode=lambda tokens: "".join(texts[token] for token in tokens if token >= len(names)),
+        decode_all=lambda tokens: "".join(texts[token] for token in tokens),
+        token_bytes=(b"",) * len(names) + tuple(text.encode() for text in ids),
+        vocab_size=len(texts),
         eos_ids=(1,),
         pad_id=0,
         special_tokens=names,
+        encode_foreign=encode_foreign,
     )

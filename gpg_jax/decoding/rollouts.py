@@ -10,6 +10,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from gpg_jax.decoding.branching import LeafWeight, leaf_weights
 from gpg_jax.decoding.loop import Responses
 from gpg_jax.types import Array, Rollout
 
@@ -45,8 +46,51 @@ def pad_prompts(token_ids: Sequence[Sequence[int]], slots: int, padding: int = 0
     return Prompts(tokens, lengths)
 
 
-def response_ids(responses: Responses) -> list[list[int]]:
-    """The new tokens of every row as lists, the stopping token included."""
+class Written(NamedTuple):
+    """Responses as they were written, by the policy and by tools: B rows in NumPy.
+
+    Attributes:
+      tokens: `int32[B, N]`, a tool's tokens among them, 0 after the end.
+      acted: `bool[B, N]`, tokens that the policy chose.
+      log_prob: `float32[B, N]`, of those under the distribution sampled from, else 0.
+      length: `int32[B]`, tokens of the response.
+      stop: `int32[B]`, one of the `STOP_*` reasons.
+      parent: `int32[B]`, the row that this one was forked from, itself for a root.
+      fork: `int32[B]`, index of its first own token in the response.
+      calls: `int32[B]`, calls of tools that were answered.
+      late: `bool[B]`, rows of trees that were begun to use up rows left over; None for none.
+    """
+
+    tokens: np.ndarray
+    acted: np.ndarray
+    log_prob: np.ndarray
+    length: np.ndarray
+    stop: np.ndarray
+    parent: np.ndarray
+    fork: np.ndarray
+    calls: np.ndarray
+    late: np.ndarray | None = None
+
+
+def written(responses: Responses) -> Written:
+    """What the compiled loop drew: rows without tools and forks."""
+    tokens, length = np.asarray(responses.tokens), np.asarray(responses.length)
+    rows = np.arange(len(length), dtype=np.int32)
+    acted = np.arange(tokens.shape[1])[None] < length[:, None]
+    return Written(
+        tokens=np.where(acted, tokens, 0),
+        acted=acted,
+        log_prob=np.where(acted, np.asarray(responses.log_prob), 0),
+        length=length,
+        stop=np.asarray(responses.stop, np.int32),
+        parent=rows,
+        fork=np.zeros_like(rows),
+        calls=np.zeros_like(rows),
+    )
+
+
+def response_ids(responses: Written | Responses) -> list[list[int]]:
+    """The tokens of every response as lists, the stopping token included."""
     tokens, lengths = np.asarray(responses.tokens), np.asarray(responses.length)
     return [row[:length].tolist() for row, length in zip(tokens, lengths, strict=True)]
 
@@ -60,11 +104,12 @@ def _place(rows: np.ndarray, values: np.ndarray, start: np.ndarray) -> np.ndarra
 
 def build_rollout(
     prompts: Prompts,
-    responses: Responses,
+    responses: Written,
     *,
     outcome: Array,
     reward: Array,
     version: int,
+    leaf_weight: LeafWeight = "uniform",
     greedy: bool = False,
 ) -> Rollout:
     """Rows of prompts and responses, groups contiguous.
@@ -75,6 +120,7 @@ def build_rollout(
       outcome: `float32[B]`, the verifier's word.
       reward: `float32[B]`, what is earned at the last action.
       version: updates that the sampling parameters had seen.
+      leaf_weight: how forked rows count, see `branching.leaf_weights`.
       greedy: whether the responses were decoded greedily.
 
     Returns:
@@ -85,30 +131,27 @@ def build_rollout(
     """
     if greedy:
         raise ValueError("a greedy rollout has no probabilities to train on; sample at a temperature above 0")
-    tokens, length = np.asarray(responses.tokens), np.asarray(responses.length)
-    rows, slots = tokens.shape
+    rows, slots = responses.tokens.shape
     if rows % len(prompts.length):
         raise ValueError(f"{rows} responses cannot be shared out among {len(prompts.length)} prompts")
     group = rows // len(prompts.length)
     start = np.repeat(prompts.length, group).astype(np.int32)
-    own = np.arange(slots)[None] < length[:, None]
     width = prompts.tokens.shape[1] + slots
     text = np.zeros((rows, width), np.int32)
     text[:, : prompts.tokens.shape[1]] = np.repeat(prompts.tokens, group, axis=0)
     text[np.arange(width)[None] >= start[:, None]] = 0
+    fork = start + responses.fork.astype(np.int32)
     return Rollout(
-        tokens=_place(text, np.where(own, tokens, 0), start),
-        action_mask=_place(np.zeros((rows, width), bool), own, start),
+        tokens=_place(text, responses.tokens, start),
+        action_mask=_place(np.zeros((rows, width), bool), responses.acted, start),
         prompt_length=start,
-        length=start + length.astype(np.int32),
-        behaviour_log_prob=_place(
-            np.zeros((rows, width), np.float32), np.where(own, np.asarray(responses.log_prob), 0), start
-        ),
+        length=start + responses.length.astype(np.int32),
+        behaviour_log_prob=_place(np.zeros((rows, width), np.float32), responses.log_prob, start),
         group=np.repeat(np.arange(rows // group), group).astype(np.int32),
-        parent=np.arange(rows, dtype=np.int32),
-        fork=start.copy(),
-        leaf_weight=np.ones(rows, np.float32),
-        stop=np.asarray(responses.stop, np.int32),
+        parent=responses.parent.astype(np.int32),
+        fork=fork,
+        leaf_weight=leaf_weights(responses.parent, fork, leaf_weight, responses.late),
+        stop=responses.stop,
         version=np.full(rows, version, np.int32),
         outcome=np.asarray(outcome, np.float32),
         reward=np.asarray(reward, np.float32),

@@ -17,6 +17,7 @@ MATH_SECONDS = 5
 
 _DIGITS = r"(?:\d{1,3}(?:,\d{3})+(?!\d)(?:\.\d+)?|\d+(?:\.\d+)?|\.\d+)"
 _NUMBER = re.compile(rf"((?<![\w)])[-−])?\$?({_DIGITS})")
+_ANSWER_TAG = re.compile(r"<answer>(.*?)</answer>", re.DOTALL)
 _FINAL = re.compile(rf"####\s*+\$?\s*+([-−])?\s*+\$?({_DIGITS})")
 
 
@@ -28,6 +29,12 @@ def exact_match(text: str, example: Example) -> float:
 def first_line_match(text: str, example: Example) -> float:
     """1 where the text up to its first newline is the answer, white space at both ends aside."""
     return float(text.split("\n", 1)[0].strip() == example.answer.strip())
+
+
+def answer_tag_match(text: str, example: Example) -> float:
+    """1 where what stands in the last `<answer>…</answer>` is the answer, white space at both ends aside."""
+    found = _ANSWER_TAG.findall(text)
+    return float(bool(found) and found[-1].strip() == example.answer.strip())
 
 
 def last_number_match(text: str, example: Example) -> float:
@@ -88,6 +95,7 @@ def puzzle_match(extract: Callable[[str], str] = str.strip) -> Verifier:
 VERIFIERS: dict[str, Verifier] = {
     "exact": exact_match,
     "first_line": first_line_match,
+    "answer_tag": answer_tag_match,
     "last_number": last_number_match,
     "gsm8k_strict": gsm8k_strict,
     "gsm8k_flexible": gsm8k_flexible,

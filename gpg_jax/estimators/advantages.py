@@ -10,6 +10,7 @@ from collections.abc import Callable
 import jax.numpy as jnp
 
 from gpg_jax.estimators import baselines, groups
+from gpg_jax.estimators.calibration import calibrate, prefix_classes, tree_advantage, tree_classes
 from gpg_jax.estimators.filters import every_row, finished, sample_weight
 from gpg_jax.estimators.returns import reward_to_go, state_discount, total_reward
 from gpg_jax.types import Array, Batch, Rollout, State
@@ -17,6 +18,7 @@ from gpg_jax.types import Array, Batch, Rollout, State
 Advantage = Callable[[Batch, Array, Array, State], tuple[Array, Array | None, State]]
 RowEstimator = Callable[[Array, Batch, State], tuple[Array, State]]
 Rows = Callable[[Rollout], Array]
+Classes = Callable[[Rollout], Array]
 
 
 def outcome_advantage(rows: RowEstimator) -> Advantage:
@@ -63,6 +65,76 @@ def return_advantage(
         return jnp.where(unit_ids >= 0, difference, 0), None, state
 
     return advantage
+
+
+def calibrated_advantage(rows: RowEstimator, classes: Classes) -> Advantage:
+    """A_{b,t} = the mean of A_j over the rows that share token t (GPG, arXiv 2512.10365, eq. 29).
+
+    The hard form of ARPO (arXiv 2507.19849, section 3.2); `outcome_advantage` is the soft one, in which rows
+    that share a token push it each with its own advantage.
+
+    Args:
+      rows: from the row's total reward to its advantage.
+      classes: `Rollout` -> who shares what, `shared_by_tree` or `shared_by_tokens`.
+    """
+
+    def advantage(batch: Batch, unit_ids: Array, rewards: Array, state: State) -> tuple[Array, None, State]:
+        rollout = batch.rollout
+        value, state = rows(total_reward(rewards, rollout.action_mask), batch, state)
+        shared = calibrate(value, classes(rollout), response_mask(rollout), sample_weight(rollout))
+        return jnp.where(unit_ids >= 0, shared, 0), None, state
+
+    return advantage
+
+
+def branch_advantage(classes: Classes) -> Advantage:
+    """A_{b,t} = V̂(branch of t) − V̂(its parent); see `calibration.tree_advantage`. An extension.
+
+    Args:
+      classes: as of `calibrated_advantage`, inclusive ones.
+    """
+
+    def advantage(batch: Batch, unit_ids: Array, rewards: Array, state: State) -> tuple[Array, None, State]:
+        rollout = batch.rollout
+        total = total_reward(rewards, rollout.action_mask)
+        inside, weight = response_mask(rollout), sample_weight(rollout)
+        value = tree_advantage(total, classes(rollout), inside, weight, rollout.group)
+        return jnp.where(unit_ids >= 0, value, 0), None, state
+
+    return advantage
+
+
+def shared_by_tree(inclusive: bool = True) -> Classes:
+    """Rows share what was written before they forked; see `calibration.tree_classes`."""
+
+    def classes(rollout: Rollout) -> Array:
+        return tree_classes(
+            rollout.parent,
+            rollout.fork,
+            rollout.prompt_length,
+            rollout.group,
+            rollout.tokens.shape[1],
+            inclusive=inclusive,
+        )
+
+    return classes
+
+
+def shared_by_tokens(inclusive: bool = True) -> Classes:
+    """Rows share equal tokens from the first on, by chance too; see `calibration.prefix_classes`."""
+
+    def classes(rollout: Rollout) -> Array:
+        return prefix_classes(
+            rollout.tokens, rollout.prompt_length, rollout.length, rollout.group, inclusive=inclusive
+        )
+
+    return classes
+
+
+def response_mask(rollout: Rollout) -> Array:
+    """`bool[B, L]`: tokens of the response, a tool's among them."""
+    position = jnp.arange(rollout.tokens.shape[1], dtype=jnp.int32)[None]
+    return (position >= rollout.prompt_length[:, None]) & (position < rollout.length[:, None])
 
 
 def outcome_and_rest_advantage(rows: RowEstimator, outcome: Callable[[Batch], Array]) -> Advantage:

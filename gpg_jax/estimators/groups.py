@@ -61,7 +61,8 @@ def group_normalise(
     """A_i = (R_i − mean_i) / std_i over the rows of i's group.
 
     GRPO, arXiv 2402.03300, section 4.1.2, which names neither the std's degrees of freedom nor an ε.
-    std² = Σ w(R − mean)² / (Σ w − ddof); ε outside: std + ε, inside: √(std² + ε). Where the rows in the
+    std² = Σ w(R − mean)² / (Σ w − ddof); ε outside: std + ε, inside: √(std² + ε). Weights count rows, those
+    of a tree add up to one; where all of them are no more than ddof the divisor is 1. Where the rows in the
     statistics are all equal there is no scale: every row of the group gets exactly 0 whatever ε, a row that
     was left out of the statistics too.
 

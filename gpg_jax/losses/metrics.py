@@ -109,6 +109,17 @@ def loss_metrics(
     return metrics
 
 
+def row_metrics(values: dict[str, Array]) -> Metrics:
+    """Means over rows.
+
+    Args:
+      values: name -> `[B]`.
+    """
+    return {
+        name: (jnp.sum(row, dtype=jnp.float32), jnp.float32(row.shape[0])) for name, row in values.items()
+    }
+
+
 def rollout_metrics(batch: Batch, estimate: Estimate) -> Metrics:
     """What a rollout brought, over all of its rows, kept or not.
 

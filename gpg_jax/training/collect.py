@@ -8,23 +8,31 @@ method refuses fill the places left; its mask takes them out of the loss, and `s
 
 from __future__ import annotations
 
+import functools
 import json
 from collections.abc import Callable, Sequence
+from concurrent.futures import Future
 from typing import Any, NamedTuple
 
 import jax
 import numpy as np
 from jax.experimental import multihost_utils
 
+from gpg_jax.data.demonstrations import lay_out
 from gpg_jax.data.examples import Example
+from gpg_jax.decoding.branching import LeafWeight
+from gpg_jax.decoding.dialogue import Call
 from gpg_jax.decoding.loop import Responses
-from gpg_jax.decoding.rollouts import Prompts, build_rollout, pad_prompts, response_ids
+from gpg_jax.decoding.replicas import Converse, gather
+from gpg_jax.decoding.rollouts import Prompts, Written, build_rollout, pad_prompts, written
 from gpg_jax.environments.rewards import Failure, Judged
-from gpg_jax.training.processes import from_first
+from gpg_jax.training.processes import from_first, together
 from gpg_jax.types import Array, Params, Rollout
 
 Decode = Callable[[Params, Array, Array, Array, Array], Responses]
-Judge = Callable[[Sequence[Sequence[int]], Sequence[Example]], Judged]
+Write = Callable[[Params, Sequence[Example], Prompts, Array, Array], Callable[[], Written]]
+"""Parameters, P examples, their prompts, B uids, key -> what waits for the responses, decoding meanwhile."""
+Judge = Callable[[Written, Sequence[Example]], Judged]
 
 
 class Collector(NamedTuple):
@@ -33,23 +41,27 @@ class Collector(NamedTuple):
     Attributes:
       draw: () -> the next P examples of the training set.
       encode: example -> token ids of its prompt.
-      decode: the compiled loop, see `decoding.sharded.compile_decode`.
-      judge: B responses as token ids, their B examples -> outcomes and rewards; asked on the first process
-        alone, see `judged_once`.
+      write: what responds, `decoded` of the compiled loop or a dialogue with tools.
+      judge: B responses, their B examples -> outcomes and rewards; asked on the first process alone, see
+        `judged_once`.
       keep: `Rollout` -> `bool[B]`, rows that carry signal.
       prompt_slots: budget of a prompt in tokens.
       group: G.
       generations: batches of prompts that may be tried for one rollout; 1 without dynamic sampling.
+      leaf_weight: how rows that were forked count as samples.
+      tally: () -> what was counted since the last time, name -> number.
     """
 
     draw: Callable[[], Sequence[Example]]
     encode: Callable[[Example], list[int]]
-    decode: Decode
+    write: Write
     judge: Judge
     keep: Callable[[Rollout], Array]
     prompt_slots: int
     group: int
     generations: int = 1
+    leaf_weight: LeafWeight = "uniform"
+    tally: Callable[[], dict[str, float]] = dict
 
 
 class Asked(NamedTuple):
@@ -57,7 +69,7 @@ class Asked(NamedTuple):
 
     examples: Sequence[Example]
     prompts: Prompts
-    responses: Responses
+    responses: Callable[[], Written]
 
 
 class Collected(NamedTuple):
@@ -68,6 +80,8 @@ class Collected(NamedTuple):
       examples: P examples.
       parts: name -> `float32[B]`, terms of the reward.
       failures: row -> what a reward function did not survive.
+      calls: `int32[B]`, calls of tools that were answered.
+      counts: what was counted besides, name -> number.
       generations: batches of prompts that were decoded.
       offered: groups that were decoded.
       short: groups without signal that the batches allowed could not replace.
@@ -77,6 +91,8 @@ class Collected(NamedTuple):
     examples: tuple[Example, ...]
     parts: dict[str, np.ndarray]
     failures: dict[int, str]
+    calls: np.ndarray
+    counts: dict[str, float]
     generations: int = 1
     offered: int = 0
     short: int = 0
@@ -93,7 +109,7 @@ def ask(collector: Collector, params: Params, key: Array) -> Asked:
     examples = collector.draw()
     prompts = pad_prompts([collector.encode(example) for example in examples], collector.prompt_slots)
     uid = np.arange(len(examples) * collector.group, dtype=np.int32)
-    return Asked(examples, prompts, collector.decode(params, *prompts, uid, key))
+    return Asked(examples, prompts, collector.write(params, examples, prompts, uid, key))
 
 
 def collect(
@@ -116,9 +132,44 @@ def collect(
         batches.append(_answer(collector, asked, version))
         kept.append(_kept_groups(collector, batches[-1].rollout))
         asked = None
+    counts = collector.tally()
     if collector.generations == 1:
-        return batches[0]._replace(short=int(np.sum(~kept[0])))
-    return _choose(batches, kept, collector.group)
+        return batches[0]._replace(short=int(np.sum(~kept[0])), counts=counts)
+    return _choose(batches, kept, collector.group)._replace(counts=counts)
+
+
+def decoded(decode: Decode) -> Write:
+    """The compiled loop as what responds: it starts at once, and is waited for where it is read.
+
+    Args:
+      decode: see `decoding.sharded.compile_decode`.
+    """
+
+    def write(
+        params: Params, examples: Sequence[Example], prompts: Prompts, uid: Array, key: Array
+    ) -> Callable[[], Written]:
+        del examples
+        responses = decode(params, *prompts, uid, key)
+        return lambda: written(Responses(*fetch(responses)))
+
+    return write
+
+
+def demonstrated(demonstrate: Callable[[Example], tuple[list[int], list[bool]]], slots: int) -> Write:
+    """Demonstrations in the place of responses, one a prompt: for supervised fine-tuning.
+
+    Args:
+      demonstrate: example -> tokens and which of them the policy chose, `data.demonstrations`.
+      slots: N, the budget of a response.
+    """
+
+    def write(
+        params: Params, examples: Sequence[Example], prompts: Prompts, uid: Array, key: Array
+    ) -> Callable[[], Written]:
+        del params, prompts, uid, key
+        return lambda: Written(**lay_out([demonstrate(example) for example in examples], slots))
+
+    return write
 
 
 def batch_key(key: Array, number: int) -> Array:
@@ -144,7 +195,7 @@ def judged_once(judge: Judge) -> Judge:
     """
     if jax.process_count() == 1:
         return judge
-    return lambda ids, owners: _unpack(from_first(lambda: _pack(judge(ids, owners))))
+    return lambda said, owners: _unpack(from_first(lambda: _pack(judge(said, owners))))
 
 
 def _pack(judged: Judged) -> bytes:
@@ -166,16 +217,49 @@ def _unpack(raw: bytes) -> Judged:
     )
 
 
+def spoken(converse: Converse, ask: Callable[[str, Call], Future[list[int] | None]]) -> Write:
+    """A dialogue with tools as what responds; it is held when it is waited for.
+
+    Where it fails on one process, all stop: the others would wait for that one's rows for ever.
+
+    Args:
+      converse: see `decoding.replicas.compile_dialogue`.
+      ask: name of the rollout, call -> its answer; the name is the rollout's key, the same after a kill.
+    """
+
+    def write(
+        params: Params, examples: Sequence[Example], prompts: Prompts, uid: Array, key: Array
+    ) -> Callable[[], Written]:
+        del examples
+        name = np.asarray(jax.random.key_data(key)).tobytes().hex()
+        own = functools.partial(converse, params, *prompts, uid, key, functools.partial(ask, name))
+        return lambda: gather(together(own))
+
+    return write
+
+
 def _answer(collector: Collector, asked: Asked, version: int) -> Collected:
     """Waits for the responses and has them judged."""
-    responses = Responses(*fetch(asked.responses))
+    said = asked.responses()
     owners = [example for example in asked.examples for _ in range(collector.group)]
-    judged = judged_once(collector.judge)(response_ids(responses), owners)
+    judged = judged_once(collector.judge)(said, owners)
     rollout = build_rollout(
-        asked.prompts, responses, outcome=judged.outcome, reward=judged.reward, version=version
+        asked.prompts,
+        said,
+        outcome=judged.outcome,
+        reward=judged.reward,
+        version=version,
+        leaf_weight=collector.leaf_weight,
     )
-    failures = {failure.row: str(failure) for failure in judged.failures}
-    return Collected(rollout, tuple(asked.examples), judged.parts, failures, offered=len(asked.examples))
+    return Collected(
+        rollout=rollout,
+        examples=tuple(asked.examples),
+        parts=judged.parts,
+        failures={failure.row: str(failure) for failure in judged.failures},
+        calls=said.calls,
+        counts={},
+        offered=len(asked.examples),
+    )
 
 
 def _kept_groups(collector: Collector, rollout: Rollout) -> np.ndarray:
@@ -197,6 +281,8 @@ def _choose(batches: Sequence[Collected], kept: Sequence[np.ndarray], group: int
             name: np.concatenate([batch.parts[name] for batch in batches])[rows] for name in batches[0].parts
         },
         failures=_renumber(batches, rows),
+        calls=np.concatenate([batch.calls for batch in batches])[rows],
+        counts={},
         generations=len(batches),
         offered=signal.size,
         short=max(wanted - int(signal.sum()), 0),
@@ -206,9 +292,10 @@ def _choose(batches: Sequence[Collected], kept: Sequence[np.ndarray], group: int
 def _take(rollouts: Sequence[Rollout], rows: np.ndarray, group: int) -> Rollout:
     """Rows of several rollouts as one whose groups are numbered anew."""
     whole = jax.tree.map(lambda *leaves: np.concatenate(leaves)[rows], *rollouts)
+    first = np.repeat(np.arange(0, rows.size, group), group)
     return whole.replace(
-        group=np.repeat(np.arange(rows.size // group), group).astype(np.int32),
-        parent=np.arange(rows.size, dtype=np.int32),
+        group=(first // group).astype(np.int32),
+        parent=(first + whole.parent % group).astype(np.int32),  # groups are whole and contiguous
     )
 
 

@@ -1,12 +1,13 @@
 """The loop of a run: collect → step, as an iterator of values that knows nothing of files or screens.
 
-While an iteration is looked at, the devices already decode for the next one. Everything random is named
+While an iteration is looked at, the devices already decode for the next one, where responses need no tools:
+a dialogue is held when it is waited for. Everything random is named
 by the run's key and the number of the rollout, so that a run that is resumed goes on bit for bit.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -35,38 +36,60 @@ class Iteration(NamedTuple):
     cursor: Any
 
 
+class Phase(NamedTuple):
+    """Iterations that are of one kind.
+
+    Attributes:
+      numbers: of its iterations, behind those of the phase before.
+      collector: what rollouts are collected with.
+      step: the compiled step.
+      version: number of an iteration -> optimizer updates before it.
+      begin: state -> state, before its first iteration; a run that is resumed there does it again, so that
+        twice must be as good as once.
+    """
+
+    numbers: range
+    collector: Collector
+    step: Step
+    version: Callable[[int], int]
+    begin: Callable[[TrainState], TrainState] = lambda state: state
+
+
 def iterations(
-    collector: Collector,
-    step: Step,
-    state: TrainState,
-    key: Array,
-    numbers: range,
-    updates: int,
-    cursor: Callable[[], Any],
+    phases: Sequence[Phase], state: TrainState, key: Array, numbers: range, cursor: Callable[[], Any]
 ) -> Iterator[Iteration]:
     """Runs iterations one after the other; the state that is passed in is used up.
 
     Args:
-      collector: what rollouts are collected with.
-      step: the compiled step.
+      phases: in order, from iteration 1 without a gap.
       state: before the first of these iterations.
       key: of all rollouts.
       numbers: of the iterations to run, from 1.
-      updates: optimizer updates of an iteration.
       cursor: () -> place in the training set.
 
     Yields:
       An `Iteration` each; read its state before asking for the next.
     """
-    asked = _ask(collector, state, key, numbers[0]) if numbers else None
+    asked = None
+    if numbers:
+        state, asked = _start(phases, state, key, numbers[0])
     for number in numbers:
-        rollout_key = jax.random.fold_in(key, number)
-        collected = collect(collector, state.params, rollout_key, (number - 1) * updates, asked)
+        phase, rollout_key = _phase(phases, number), jax.random.fold_in(key, number)
+        collected = collect(phase.collector, state.params, rollout_key, phase.version(number), asked)
         place = cursor()
-        state, metrics = step(state, collected.rollout)
-        asked = _ask(collector, state, key, number + 1) if number != numbers[-1] else None
+        state, metrics = phase.step(state, collected.rollout)
+        if number != numbers[-1]:
+            state, asked = _start(phases, state, key, number + 1)
         yield Iteration(number, state, collected, metrics, place)
 
 
-def _ask(collector: Collector, state: TrainState, key: Array, number: int) -> Asked:
-    return ask(collector, state.params, batch_key(jax.random.fold_in(key, number), 0))
+def _start(phases: Sequence[Phase], state: TrainState, key: Array, number: int) -> tuple[TrainState, Asked]:
+    """The state that an iteration begins with, and its first prompts on their way."""
+    phase = _phase(phases, number)
+    if number == phase.numbers.start:
+        state = phase.begin(state)
+    return state, ask(phase.collector, state.params, batch_key(jax.random.fold_in(key, number), 0))
+
+
+def _phase(phases: Sequence[Phase], number: int) -> Phase:
+    return next(phase for phase in phases if number in phase.numbers)

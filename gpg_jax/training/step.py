@@ -18,7 +18,7 @@ import jax.numpy as jnp
 import optax
 
 from gpg_jax.losses import metrics as measures
-from gpg_jax.losses.objective import estimate, loss, penalty_coefficients, weigh
+from gpg_jax.losses.objective import estimate, hide_masked, loss, penalty_coefficients, weigh
 from gpg_jax.policies.policy import Policy
 from gpg_jax.policies.score import score
 from gpg_jax.training.plan import Plan
@@ -74,7 +74,8 @@ def make_step(program: Program) -> Step:
         batch = _score_frozen_policies(program, state, rollout)
         coefficients = penalty_coefficients(method.objective, state.method)
         fixed, method_state = estimate(method, batch, state.method)
-        brought = measures.reduce(measures.rollout_metrics(batch, fixed))
+        watched = measures.row_metrics(method.watch(hide_masked(batch), fixed.unit_ids))
+        brought = measures.reduce({**measures.rollout_metrics(batch, fixed), **watched})
         state, seen = _updates(program, state, batch, fixed, coefficients)
         reported = {**brought, **seen}
         state = dataclasses.replace(

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from gpg_jax.data.files import read_jsonl, read_parquet
+from gpg_jax.data.files import read_jsonl, read_parquet, read_questions
 
 DATA = os.environ.get("GPG_JAX_DATA")
 MESSAGES = [{"role": "system", "content": "Be brief."}, {"role": "user", "content": "1 + 1?"}]
@@ -200,3 +200,64 @@ def test_arpos_files_are_read_whole(name):
         assert example.answer.strip()
         assert {"data_source", "ability", "extra_info"} <= set(example.metadata)
     json.dumps([example.metadata for example in examples])
+
+
+ASKED = [
+    {"problem": "1+1?", "question": None, "answer": 2, "golden_answers": None, "id": 6},
+    {"problem": None, "question": "Where?", "answer": None, "golden_answers": ["Rome", "Roma"], "id": 7},
+]
+
+
+def write_questions(folder, ending, rows):
+    if ending == "parquet":
+        return write_parquet(folder, rows)
+    text = json.dumps(rows) if ending == "json" else "".join(json.dumps(row) + "\n" for row in rows)
+    return write(folder, text, f"rows.{ending}")
+
+
+@pytest.mark.parametrize("ending", ["json", "jsonl", "parquet"])
+def test_questions_of_benchmarks_have_fields_of_several_names(tmp_path, ending):
+    first, second = read_questions(write_questions(tmp_path, ending, ASKED))
+    assert (first.prompt, first.answer) == ("1+1?", "2") and "answers" not in first.metadata
+    assert (second.prompt, second.answer) == ("Where?", "Rome")
+    assert second.metadata["answers"] == ["Rome", "Roma"] and second.metadata["id"] == 7
+
+
+@pytest.mark.parametrize("ending", ["json", "jsonl", "parquet"])
+def test_questions_may_be_in_verls_layout(tmp_path, ending):
+    rows = [verl_row(["3"], answer="9"), verl_row(["4", "four"], answer="9")]
+    first, second = read_questions(write_questions(tmp_path, ending, rows))
+    assert first.prompt == tuple(MESSAGES) and first.answer == "3"
+    assert second.answer == "4" and second.metadata["answers"] == ["4", "four"]
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "message"),
+    [
+        ("rows.csv", "question,answer\n1,2", "rows.csv is neither .jsonl nor .json nor .parquet"),
+        ("rows.json", '{"question": "1", "answer": 2}', "rows.json is dict, not a list of objects"),
+        ("rows.json", "[1]", "rows.json, row 0 is int, not an object"),
+        ("rows.json", "[", "rows.json is not JSON"),
+        ("rows.json", "[]", "rows.json holds no examples"),
+        ("rows.json", '[{"query": "1", "answer": 2}]', "row 0 has no 'question'; its fields are"),
+        ("rows.json", '[{"question": "1", "gold": 2}]', "row 0 has no 'answer'; its fields are"),
+        ("rows.json", '[{"question": "1", "answer": []}]', "row 0 has no 'answer'"),
+        ("rows.json", '[{"question": "1", "answer": ["a", null]}]', "row 0 has the answer None"),
+        ("rows.jsonl", '{"problem": 1, "answer": 2}', "line 1 asks 1; a prompt is a text"),
+    ],
+)
+def test_bad_questions_are_named(tmp_path, name, text, message):
+    with pytest.raises(ValueError, match=message):
+        read_questions(write(tmp_path, text, name))
+
+
+def test_questions_without_an_answer_are_left_out_where_that_is_asked_for(tmp_path):
+    rows = [
+        {"question": "1", "answer": None},
+        {"question": "2", "answer": []},
+        {"question": "3", "answer": 4},
+    ]
+    path = write_questions(tmp_path, "json", rows)
+    assert [example.prompt for example in read_questions(path, drop_unanswered=True)] == ["3"]
+    with pytest.raises(ValueError, match=r"row 0 has no 'answer'.*drop_unanswered"):
+        read_questions(path)

@@ -16,6 +16,7 @@ from gpg_jax.data.tokenizers import (
     vocabulary_bytes,
 )
 from gpg_jax.decoding.automaton import compile_automaton
+from gpg_jax.policies.smollm2 import default_cache, smollm2_folder
 
 SPECIAL = ["<|begin|>", "<|end|>", "<|stop|>"]
 CORPUS = ["the cat sat on the mat 12 times", "naïve café 日本 日本語", "aaa bbb\n\n\tccc"] * 4
@@ -69,20 +70,24 @@ def tokenizer(folder):
 
 def test_roles(tokenizer):
     # generation_config names two ends, the tokenizer one of them; config.json is asked last.
-    assert tokenizer.eos_ids == (2, 1)
+    assert tokenizer.eos_ids == (1, 2)  # its own first: what demonstrations end with
     # No pad token and pad_token_id=-1, which old files write for "none": the first end.
-    assert tokenizer.pad_id == 2
+    assert tokenizer.pad_id == 1
     assert tokenizer.special_tokens == {"bos_token": "<|begin|>", "eos_token": "<|end|>"}
+
+
+def roles(tokenizer):
+    return tokenizer.eos_ids, tokenizer.pad_id, tokenizer.special_tokens
 
 
 def test_roles_without_generation_config(tmp_path):
     folder = write(tmp_path / "a", byte_level(), config={"eos_token_id": 2, "pad_token_id": 0})
-    assert load_tokenizer(folder)[-3:] == ((2,), 0, {})
+    assert roles(load_tokenizer(folder)) == ((2,), 0, {})
     folder = write(
         tmp_path / "b", byte_level(), tokenizer_config={"eos_token": "<|end|>", "pad_token": "<|stop|>"}
     )
-    assert load_tokenizer(folder)[-3:-1] == ((1,), 2)
-    assert load_tokenizer(write(tmp_path / "c", byte_level()))[-3:-1] == ((), 0)
+    assert roles(load_tokenizer(folder))[:2] == ((1,), 2)
+    assert roles(load_tokenizer(write(tmp_path / "c", byte_level()))) == ((), 0, {})
 
 
 def test_encode_adds_nothing_and_a_prompt_begins_once(tokenizer):
@@ -113,6 +118,40 @@ def test_bytes_of_tokens_join_to_the_text(tokenizer, text):
     ids = tokenizer.encode(text)
     written = "".join(text.split("<|end|>")).encode() if "<|end|>" in text else text.encode()
     assert b"".join(tokenizer.token_bytes[token] for token in ids) == written
+
+
+@given(TEXTS)
+def test_foreign_text_holds_no_special_token(tokenizer, text):
+    ids = tokenizer.encode_foreign(text)
+    assert not {0, 1, 2} & set(ids) and tokenizer.decode_all(ids) == text == tokenizer.decode(ids)
+
+
+def test_foreign_text_does_not_end_a_row_by_a_token_that_is_merely_added(tmp_path):
+    folder = write(tmp_path / "a", byte_level(), tokenizer_config={"eos_token": "<tool ü>"})
+    tokenizer = load_tokenizer(folder)
+    text = "a <tool ü> b"
+    assert tokenizer.eos_ids[0] in tokenizer.encode(text)
+    ids = tokenizer.encode_foreign(text)
+    assert tokenizer.eos_ids[0] not in ids and tokenizer.decode_all(ids) == text
+
+
+def test_foreign_text_that_only_a_special_token_can_write_is_refused(tmp_path):
+    backend = byte_level()
+    backend.add_special_tokens(["aaa"])  # which the merges know as well
+    tokenizer = load_tokenizer(write(tmp_path / "a", backend))
+    assert tokenizer.encode_foreign("the mat") == tokenizer.encode("the mat")
+    with pytest.raises(ValueError, match="can write 'aaa' as a special token alone"):
+        tokenizer.encode_foreign("aaa")
+
+
+def test_foreign_text_of_smollm2():
+    if not any(default_cache().glob("SmolLM2-135M-Instruct-*")):
+        pytest.skip("SmolLM2 is not in the cache")
+    tokenizer = load_tokenizer(smollm2_folder())
+    text = "<|im_end|>\n<|im_start|>assistant\n日本 é 12<|endoftext|><repo_name>"
+    ids = tokenizer.encode_foreign(text)
+    assert tokenizer.eos_ids[0] in tokenizer.encode(text) and min(ids) > 16  # 0 .. 16 are special
+    assert tokenizer.decode_all(ids) == text
 
 
 def test_special_tokens_have_no_bytes(tokenizer):

@@ -13,7 +13,7 @@ import small
 from gpg_jax.algorithms import ALGORITHMS
 from gpg_jax.decoding.automaton import compile_automaton
 from gpg_jax.decoding.loop import _buckets, decode
-from gpg_jax.decoding.rollouts import Prompts, build_rollout, pad_prompts, response_ids
+from gpg_jax.decoding.rollouts import Prompts, build_rollout, pad_prompts, response_ids, written
 from gpg_jax.decoding.sampling import Sampling
 from gpg_jax.losses.objective import coefficients
 from gpg_jax.policies.score import score
@@ -64,7 +64,9 @@ def sampled(uid=None, prompts=PROMPTS, **options):
 
 def rows_of(responses, prompts=PROMPTS):
     rows = len(responses.length)
-    return build_rollout(prompts, responses, outcome=np.zeros(rows), reward=np.zeros(rows), version=0)
+    return build_rollout(
+        prompts, written(responses), outcome=np.zeros(rows), reward=np.zeros(rows), version=0
+    )
 
 
 @functools.partial(jax.jit, static_argnames=("temperature", "dtype"))

@@ -4,15 +4,17 @@ import numpy as np
 import pytest
 
 from gpg_jax.decoding.loop import Responses
-from gpg_jax.decoding.rollouts import build_rollout, pad_prompts, response_ids
+from gpg_jax.decoding.rollouts import build_rollout, pad_prompts, response_ids, written
 
 PROMPTS = pad_prompts([[5, 6, 7], [8]], 3)
-RESPONSES = Responses(
-    tokens=np.array([[11, 12], [13, 0], [14, 15], [16, 0]]),
-    log_prob=np.array([[-0.1, -0.2], [-0.3, 0], [-0.4, -0.5], [-0.6, 0]]),
-    length=np.array([2, 1, 2, 1]),
-    stop=np.array([1, 0, 1, 0]),
-    steps=np.array([2]),
+RESPONSES = written(
+    Responses(
+        tokens=np.array([[11, 12], [13, 0], [14, 15], [16, 0]]),
+        log_prob=np.array([[-0.1, -0.2], [-0.3, 0], [-0.4, -0.5], [-0.6, 0]]),
+        length=np.array([2, 1, 2, 1]),
+        stop=np.array([1, 0, 1, 0]),
+        steps=np.array([2]),
+    )
 )
 
 
@@ -32,6 +34,32 @@ def test_rows_by_hand():
     assert rows.group.tolist() == [0, 0, 1, 1] and rows.version.tolist() == [3] * 4
     assert rows.fork.tolist() == [3, 3, 1, 1] and rows.parent.tolist() == [0, 1, 2, 3]
     assert rows.stop.tolist() == [1, 0, 1, 0] and rows.reward.tolist() == [1, 0, 2, 0]
+
+
+def test_rows_with_tools_and_forks_by_hand():
+    # Row 1 was forked from row 0 behind its first token; row 3 has a tool's token in the middle.
+    said = RESPONSES._replace(
+        tokens=np.array([[11, 12], [11, 13], [14, 0], [16, 17]]),
+        acted=np.array([[1, 1], [1, 1], [1, 0], [0, 1]], bool),
+        length=np.array([2, 2, 1, 2]),
+        parent=np.array([0, 0, 2, 3]),
+        fork=np.array([0, 1, 0, 0]),
+    )
+    kwargs = dict(outcome=np.zeros(4), reward=np.zeros(4), version=0)
+    rows = build_rollout(PROMPTS, said, leaf_weight="tree", **kwargs)
+    assert rows.parent.tolist() == [0, 0, 2, 3] and rows.fork.tolist() == [3, 4, 1, 1]
+    assert rows.leaf_weight.tolist() == [0.5, 0.5, 1, 1]
+    assert rows.action_mask[3].tolist() == [False, False, True, False, False]
+    assert rows.tokens[3].tolist() == [8, 16, 17, 0, 0] and rows.length[3] == 3
+    assert build_rollout(PROMPTS, said, **kwargs).leaf_weight.tolist() == [1] * 4
+    late = said._replace(late=np.array([0, 0, 0, 1], bool))
+    assert build_rollout(PROMPTS, late, leaf_weight="tree", **kwargs).leaf_weight.tolist() == [0.5, 0.5, 1, 0]
+    assert build_rollout(PROMPTS, late, leaf_weight="forest", **kwargs).leaf_weight.tolist() == [
+        0.5,
+        0.5,
+        1,
+        1,
+    ]
 
 
 def test_the_padding_id_is_never_kept():

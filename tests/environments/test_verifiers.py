@@ -230,10 +230,7 @@ def test_a_puzzle_is_judged_by_what_is_extracted():
 
 @pytest.mark.parametrize("name", sorted(VERIFIERS))
 def test_a_verifier_by_name_takes_the_answer_and_no_other(name):
-    assert (
-        VERIFIERS[name](
-            "#### 18" if "strict" in name else "18", EIGHTEEN if "gsm" in name else Example("q", "18")
-        )
-        == 1
-    )
-    assert VERIFIERS[name]("#### 19", EIGHTEEN) == 0
+    written = "#### {}" if "strict" in name else "<answer>{}</answer>" if name == "answer_tag" else "{}"
+    example = EIGHTEEN if "gsm" in name else Example("q", "18")
+    assert VERIFIERS[name](written.format(18), example) == 1
+    assert VERIFIERS[name](written.format(19), example) == 0

@@ -6,7 +6,7 @@ import math
 import numpy as np
 import pytest
 
-from experiments.statistics import accuracy, pass_at_k, wilson
+from experiments.statistics import accuracy, pass_at_k, score, wilson
 
 
 def test_wilson_known_values():
@@ -50,6 +50,39 @@ def test_the_interval_covers():
         found = accuracy(draw.random((60, 4)) < difficulty)
         inside += found.low <= 0.5 <= found.high
     assert 0.92 <= inside / 400 <= 0.98
+
+
+def test_a_score_of_zeros_and_ones_is_an_accuracy():
+    for shape in ((40, 1), (15, 4)):
+        correct = np.random.default_rng(2).random(shape) < 0.3
+        assert score(correct) == accuracy(correct)
+    assert score(np.tile([1, 0], (5, 1))) == accuracy(np.tile([1, 0], (5, 1)))
+
+
+def test_a_score_of_many_questions_has_the_normal_interval():
+    """1.96 standard errors, of outcomes that vary less than zeros and ones."""
+    outcomes = np.random.default_rng(3).beta(4, 3, (20_000, 1))
+    found, half = score(outcomes), 1.959964 * outcomes.std() / np.sqrt(20_000)
+    assert np.isclose(found.mean, outcomes.mean())
+    assert np.allclose(found[1:3], (found.mean - half, found.mean + half), atol=2e-5)
+
+
+def test_the_interval_of_a_score_covers():
+    """F1 of 60 questions: 0 for half, 1 for a quarter, 1/2 for the rest; the mean 3/8."""
+    draw, inside = np.random.default_rng(4), 0
+    for _ in range(400):
+        found = score(draw.choice([0, 0, 0.5, 1], (60, 1)))
+        inside += found.low <= 0.375 <= found.high
+    assert 0.92 <= inside / 400 <= 0.98
+
+
+def test_outcomes_that_are_all_alike_say_nothing_of_their_spread():
+    assert np.allclose(score(np.full((6, 2), 0.5))[1:3], wilson(0.5, 12))
+    assert np.allclose(score(np.zeros((6, 2)))[1:3], wilson(0.0, 6))
+    with pytest.raises(ValueError, match=r"outcomes from 0 to 1, got 0 to 1.1"):
+        score(np.array([[0.0], [1.1]]))
+    with pytest.raises(ValueError, match="outcomes from 0 to 1"):
+        score(np.array([[np.nan]]))
 
 
 def test_pass_at_k_is_the_mean_over_all_choices():

@@ -2,7 +2,6 @@
 
 import functools
 import json
-import os
 import re
 import signal
 import subprocess
@@ -15,6 +14,7 @@ import jax
 import numpy as np
 import pytest
 from absl import flags
+from commands import one_device
 from rich.console import Console
 
 from experiments import command_line, evaluate, output, records, replay
@@ -165,7 +165,9 @@ def test_the_folder_is_locked_to_the_end(tmp_path, monkeypatch):
     check_workdir(tmp_path / "w", config)
 
 
-def test_numbers_that_are_not_finite_stop_the_run(tmp_path):
+def test_numbers_that_are_not_finite_stop_the_run(tmp_path, monkeypatch):
+    first = jax.devices()[:1]
+    monkeypatch.setattr(jax, "devices", lambda *arguments: first)
     config = configure(tmp_path, optimizer__learning_rate=1e38, evaluation__examples=-1)
     with pytest.raises(FloatingPointError, match=r"is (nan|inf) in iteration \d; its rollout is .*npz"):
         train(config, tmp_path / "w")
@@ -179,11 +181,10 @@ def command(
 ) -> subprocess.Popen:
     """The real command on one device; programs that were compiled before are taken from a cache."""
     compiled = {"JAX_COMPILATION_CACHE_DIR": cache, "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0"}
-    alone = {"XLA_FLAGS": "", "JAX_PLATFORMS": "cpu", "PYTHONPATH": str(ROOT)}
     return subprocess.Popen(
         [sys.executable, *(program or ("-m", f"experiments.{module}")), *arguments],
         cwd=ROOT,
-        env=os.environ | alone | (compiled if cache else {}),
+        env=one_device(PYTHONPATH=str(ROOT), **compiled if cache else {}),
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
@@ -277,7 +278,8 @@ def test_what_was_learnt_becomes_a_folder_that_loads(finished, tmp_path):
 
 
 def untimed(path: Path) -> list[dict]:
-    return [{k: v for k, v in line.items() if "second" not in k} for line in records.read(path)]
+    own = ("second", "tool_replayed")
+    return [{k: v for k, v in line.items() if not any(o in k for o in own)} for line in records.read(path)]
 
 
 def record(workdir: Path, step: int) -> dict:
@@ -380,3 +382,35 @@ def test_a_run_that_is_killed_again_and_again_ends_as_if_undisturbed(tmp_path):
     said, _ = last.communicate()
     assert last.returncode == 0 and re.search(r"resuming after iteration (6|9)", said), said
     assert_same_run(whole, killed, 12)
+
+
+@pytest.mark.slow
+def test_a_run_with_tools_that_is_killed_is_told_what_it_had_been_told(tmp_path):
+    changes = {
+        "cold_start.steps": 6,
+        "schedule.steps": 9,
+        "schedule.prompts": 8,
+        "checkpoint.every": 5,
+        "output.rollouts": 4,
+        "evaluation.examples": 8,
+        "branching.mode": "random",
+        "branching.roots": 4,
+    }
+    flags = ["--config=configs/arpo_calculator.py"]
+    flags += [f"--config.{key}={value}" for key, value in changes.items()]
+    whole, killed, cache = tmp_path / "whole", tmp_path / "killed", str(tmp_path / "cache")
+    undisturbed = command(*flags, f"--workdir={whole}", cache=cache)
+    said, _ = undisturbed.communicate()
+    assert undisturbed.returncode == 0, said
+    child = command(*flags, f"--workdir={killed}", cache=cache)
+    while child.poll() is None and sum(1 for _ in records.read(killed / output.METRICS)) < 14:
+        time.sleep(0.01)
+    child.send_signal(signal.SIGKILL)
+    child.communicate()
+    assert child.returncode == -signal.SIGKILL
+    again = command(*flags, f"--workdir={killed}", cache=cache)
+    said, _ = again.communicate()
+    assert again.returncode == 0 and "resuming after iteration 10" in said, said
+    assert_same_run(whole, killed, 15)
+    replayed = [line.get("tool_replayed", 0) for line in records.read(killed / output.METRICS)]
+    assert any(replayed), "nothing was asked before the kill, so that the test shows nothing"

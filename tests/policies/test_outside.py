@@ -9,7 +9,7 @@ from flax import nnx
 
 from gpg_jax.decoding.automaton import compile_automaton
 from gpg_jax.decoding.loop import decode
-from gpg_jax.decoding.rollouts import Prompts, build_rollout
+from gpg_jax.decoding.rollouts import Prompts, build_rollout, written
 from gpg_jax.decoding.sampling import Sampling
 from gpg_jax.policies.outside import from_logits
 from gpg_jax.policies.score import Layout, score
@@ -54,7 +54,7 @@ def test_decoded_log_probs_are_scored_ones(outside):
             bucket=3,
         )
     )(params, *prompts)
-    rows = build_rollout(prompts, responses, outcome=np.zeros(4), reward=np.zeros(4), version=0)
+    rows = build_rollout(prompts, written(responses), outcome=np.zeros(4), reward=np.zeros(4), version=0)
     scores = jax.jit(
         lambda params, rows: score(
             policy, params, rows.tokens, rows.prompt_length, rows.length, Layout(3, 5, 2), temperature=1.0

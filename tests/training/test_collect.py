@@ -8,12 +8,16 @@ import pytest
 
 from gpg_jax.data.examples import Example
 from gpg_jax.decoding.loop import Responses
+from gpg_jax.decoding.rollouts import pad_prompts, written
 from gpg_jax.environments.rewards import judge
 from gpg_jax.estimators.filters import every_row, mixed_outcomes
-from gpg_jax.training.collect import Collector, ask, batch_key, collect
+from gpg_jax.training import collect as collecting
+from gpg_jax.training import processes
+from gpg_jax.training.collect import Collector, ask, batch_key, collect, decoded, spoken
 
 PROMPTS, GROUP, SLOTS, NEW = 4, 3, 5, 2
 KEY = jax.random.key(0)
+UID = np.arange(2 * GROUP, dtype=np.int32)
 
 
 def decode(params, prompts, lengths, uid, key):
@@ -47,8 +51,8 @@ def collector(numbers, keep=every_row, generations=1) -> Collector:
     return Collector(
         draw=draw,
         encode=lambda example: [int(example.prompt), 1],
-        decode=decode,
-        judge=lambda ids, examples: judge(verify, [str(row[0]) for row in ids], examples),
+        write=decoded(decode),
+        judge=lambda said, examples: judge(verify, [str(row[0]) for row in said.tokens], examples),
         keep=keep,
         prompt_slots=SLOTS,
         group=GROUP,
@@ -118,3 +122,44 @@ def test_a_prompt_beyond_the_budget_is_refused():
     short = collector([2, 3, 4, 5])._replace(prompt_slots=1)
     with pytest.raises(ValueError, match="prompt 0 has 2 tokens"):
         collect(short, None, KEY, version=0)
+
+
+def rows_of(uid):
+    said = decode(None, np.ones((len(uid) // GROUP, 1), int), None, uid, KEY)
+    return written(said)
+
+
+def test_a_dialogue_is_put_together_and_named_by_its_key():
+    asked = []
+
+    def converse(params, prompts, lengths, uid, key, ask):
+        asked.append(ask("call"))
+        return {1: rows_of(uid[GROUP:]), 0: rows_of(uid[:GROUP])}
+
+    wait = spoken(converse, lambda name, call: (name, call))(None, [], pad_prompts([[1], [1]], 1), UID, KEY)
+    assert not asked  # it is held when it is waited for
+    assert wait().tokens.tolist() == rows_of(UID).tokens.tolist()
+    assert asked == [(np.asarray(jax.random.key_data(KEY)).tobytes().hex(), "call")]
+
+
+def test_a_dialogue_that_failed_elsewhere_is_not_waited_for(monkeypatch):
+    """Two processes: what each says of itself is agreed on before any of them gathers."""
+    failures = []
+
+    def agreed(failed):
+        failures.append(failed)
+        return True
+
+    monkeypatch.setattr(processes.jax, "process_count", lambda: 2)
+    monkeypatch.setattr(processes, "agreed", agreed)
+    monkeypatch.setattr(collecting, "gather", lambda parts: pytest.fail("gathered"))
+    prompts = pad_prompts([[1], [1]], 1)
+
+    def fails(*arguments):
+        raise ValueError("no tool")
+
+    with pytest.raises(ValueError, match="no tool"):
+        spoken(fails, lambda name, call: None)(None, [], prompts, UID, KEY)()
+    with pytest.raises(RuntimeError, match="another process has failed"):
+        spoken(lambda *arguments: {}, lambda name, call: None)(None, [], prompts, UID, KEY)()
+    assert failures == [True, False]

@@ -10,8 +10,8 @@ from gpg_jax.data.examples import Example
 from gpg_jax.decoding.loop import Responses
 from gpg_jax.environments.rewards import judge
 from gpg_jax.estimators.filters import every_row, mixed_outcomes
-from gpg_jax.training.collect import Collector, batch_key
-from gpg_jax.training.loop import iterations
+from gpg_jax.training.collect import Collector, batch_key, decoded
+from gpg_jax.training.loop import Phase, iterations
 
 PROMPTS, GROUP, UPDATES = 2, 2, 3
 KEY = jax.random.key(5)
@@ -21,7 +21,7 @@ def name_of(key) -> tuple[int, ...]:
     return tuple(jax.random.key_data(key).tolist())
 
 
-def run(numbers: range, keep=every_row, generations=1, outcomes=lambda batch: True):
+def run(numbers: range, keep=every_row, generations=1, outcomes=lambda batch: True, begins=None):
     """Logs calls; parameters are the number of steps, and a cursor is the number of batches drawn."""
     log: list[tuple] = []
     drawn = [0]
@@ -42,11 +42,11 @@ def run(numbers: range, keep=every_row, generations=1, outcomes=lambda batch: Tr
             steps=np.ones(1, np.int32),
         )
 
-    def verdict(ids, examples):
-        batch = ids[0][0]
+    def verdict(said, examples):
+        batch, rows = int(said.tokens[0, 0]), len(said.length)
         log.append(("judge", batch))
-        row = iter(range(len(ids)))
-        return judge(lambda *_: float(next(row) % GROUP and outcomes(batch)), [""] * len(ids), examples)
+        row = iter(range(rows))
+        return judge(lambda *_: float(next(row) % GROUP and outcomes(batch)), [""] * rows, examples)
 
     def step(state, rollout):
         log.append(("step", state.params, rollout.version.tolist()[0]))
@@ -59,7 +59,7 @@ def run(numbers: range, keep=every_row, generations=1, outcomes=lambda batch: Tr
     collector = Collector(
         draw=draw,
         encode=lambda example: [int(example.prompt)],
-        decode=decode,
+        write=decoded(decode),
         judge=verdict,
         keep=keep,
         prompt_slots=1,
@@ -67,11 +67,26 @@ def run(numbers: range, keep=every_row, generations=1, outcomes=lambda batch: Tr
         generations=generations,
     )
     state = SimpleNamespace(params=numbers.start - 1)
-    return iterations(collector, step, state, KEY, numbers, UPDATES, cursor), log
+
+    def phase(numbers: range, **begin):
+        return Phase(numbers, collector, step, lambda number: (number - 1) * UPDATES, **begin)
+
+    phases = [phase(range(1, 3)), phase(range(3, 100), **({"begin": begins} if begins else {}))]
+    return iterations(phases, state, KEY, numbers, cursor), log
 
 
 def key(number: int, batch: int = 0) -> tuple[int, ...]:
     return name_of(batch_key(jax.random.fold_in(KEY, number), batch))
+
+
+@pytest.mark.parametrize("first", [1, 3])
+def test_a_phase_asks_with_the_state_that_it_begins_with(first):
+    """What `begin` is given may be donated: nothing may be asked with it, also where a run resumes."""
+    coming, log = run(range(first, 5), begins=lambda state: SimpleNamespace(params=state.params + 100))
+    done = {iteration.step: iteration.state.params for iteration in coming}
+    asked = [params for what, params, *_ in log if what == "decode"]
+    assert asked == [*range(first - 1, 2), 102, 103]
+    assert done == {**({1: 1, 2: 102} if first == 1 else {}), 3: 103, 4: 104}
 
 
 def test_the_next_rollout_is_asked_with_new_parameters_while_this_one_is_looked_at():
@@ -97,8 +112,8 @@ def test_batches_of_dynamic_sampling_lie_before_the_cursor_and_have_keys_of_thei
         (2, 2, 0),
         (4, 2, 0),
     ]
-    decoded = [entry[1:] for entry in log if entry[0] == "decode"]
-    assert decoded == [(0, key(1)), (0, key(1, 1)), (1, key(2)), (1, key(2, 1))]
+    asked = [entry[1:] for entry in log if entry[0] == "decode"]
+    assert asked == [(0, key(1)), (0, key(1, 1)), (1, key(2)), (1, key(2, 1))]
 
 
 def test_a_run_that_goes_on_asks_what_the_whole_one_would_have():

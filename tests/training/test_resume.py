@@ -1,7 +1,5 @@
 """O-37: 2k iterations equal k, a save, a restore and k more, bit for bit."""
 
-import functools
-
 import jax
 import numpy as np
 import pytest
@@ -17,7 +15,7 @@ from experiments.config import (
     TaskConfig,
 )
 from experiments.methods import MethodConfig
-from experiments.setup import build, compiled_step, first_state, make_collector, stream
+from experiments.setup import build, first_state, make_collector, make_phases, stream
 from gpg_jax.training.checkpoints import open_checkpoints, restore, save
 from gpg_jax.training.loop import iterations
 
@@ -61,25 +59,19 @@ def bits(tree) -> list[np.ndarray]:
 def test_a_restored_run_goes_on_bit_for_bit(method, tmp_path):
     config = configuration(method)
     setup = build(config)
-    run = functools.partial(
-        iterations,
-        step=compiled_step(setup),
-        key=stream(config, "rollout"),
-        updates=setup.schedule.plan.updates,
-    )
+    (phase,) = make_phases(setup)
 
     def go(setup, state, numbers, checkpoints=None):
         """Metrics and rollouts of some iterations, the last state, and the cursor behind it."""
-        collector = make_collector(setup)._replace(decode=decode)
-        seen = []
-        for found in run(collector, state=state, numbers=numbers, cursor=setup.task.batches.get_state):
+        own = phase._replace(collector=make_collector(setup)._replace(write=phase.collector.write))
+        seen, key = [], stream(config, "rollout")
+        for found in iterations([own], state, key, numbers, setup.task.batches.get_state):
             seen.append((bits(found.metrics), bits(found.collected.rollout), found.cursor))
             if checkpoints is not None and found.step == HALF:
                 save(checkpoints, HALF, found.state, {"cursor": found.cursor}, score=0.0)
             last = bits(found.state)
         return seen, last
 
-    decode = make_collector(setup).decode
     with open_checkpoints(tmp_path) as checkpoints:
         whole, end = go(setup, first_state(setup), range(1, 2 * HALF + 1), checkpoints)
     again = setup._replace(task=build(config).task)

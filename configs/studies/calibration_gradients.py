@@ -1,0 +1,25 @@
+"""Gradients with and without calibrated advantages, over beam widths, beside a large-sample gradient.
+
+    python -m experiments.study --config=configs/studies/calibration_gradients.py --workdir=runs/gradients
+
+On the search task, whose policy is taken 60 iterations behind its cold start, in the middle of what it
+learns; the first sentence of the findings says what it earns. `configs/studies/calibration.py` trains by the
+same choices.
+"""
+
+from __future__ import annotations
+
+from ml_collections import ConfigDict
+
+from configs.arpo_search import get_config as search
+from experiments.studies.gradients import default_study
+
+
+def get_config() -> ConfigDict:
+    """Five policies, five ways to fork 16 rows."""
+    config = default_study()
+    config.question = "How good is one rollout's gradient, by beam width, calibration and leaf weight?"
+    config.base = search()
+    config.base.schedule.group = 16
+    config.iterations = config.base.cold_start.steps + 60
+    return config

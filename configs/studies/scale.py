@@ -1,0 +1,79 @@
+"""ARPO beside GRPO from small to larger models, on the search task.
+
+    python -m experiments.study --config=configs/studies/scale.py --workdir=runs/scale
+    python -m experiments.study --config=configs/studies/scale.py:large --workdir=runs/scale_large
+
+    python -m experiments.study --config=configs/studies/scale.py:smollm2 --workdir=runs/scale_smollm2
+
+The search task from scratch, of which the larger sizes want an accelerator; SmolLM2 learns the calculator.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from ml_collections import ConfigDict
+
+from configs.arpo_search import get_config as search
+from configs.arpo_smollm2 import get_config as smollm2
+from configs.studies.comparison import TOKENS, UNFORKED
+from experiments.studies.training import default_study, in_order, of_length
+
+SIZES = {
+    "80 k": {"width": 64, "layers": 2, "heads": 4, "kv_heads": 2, "head_dim": 16, "mlp_width": 128},
+    "1 M": {"width": 128, "layers": 5, "heads": 4, "kv_heads": 4, "head_dim": 32, "mlp_width": 352},
+    "4 M": {"width": 256, "layers": 5, "heads": 8, "kv_heads": 8, "head_dim": 32, "mlp_width": 704},
+    "26 M": {"width": 512, "layers": 8, "heads": 8, "kv_heads": 8, "head_dim": 64, "mlp_width": 1408},
+    "106 M": {"width": 576, "layers": 30, "heads": 9, "kv_heads": 3, "head_dim": 64, "mlp_width": 1536},
+}
+RATES = {
+    "80 k": (1e-3, 2e-4),
+    "1 M": (1e-3, 2e-4),
+    "4 M": (5e-4, 1e-4),
+    "26 M": (3e-4, 5e-5),
+    "106 M": (1e-4, 2e-5),
+}
+"""Of the cold start, and behind it."""
+
+UNFORKED_TOKENS = {**UNFORKED, "method": TOKENS}
+"""GRPO."""
+
+
+def get_config(size: str = "small") -> ConfigDict:
+    """Three seeds: sizes to 4 M parameters from scratch, those above ("large"), or SmolLM2 ("smollm2").
+
+    Raises:
+      ValueError: another size.
+    """
+    if size not in ("small", "large", "smollm2"):
+        raise ValueError(f'the argument is "small", "large" or "smollm2", got {size!r}')
+    config = default_study()
+    config.question = "Does ARPO's lead over GRPO grow with the model?"
+    config.seeds = 3
+    config.columns = ("held_out/sampled", "reward", "tool_calls")
+    config.curves = ("reward", "entropy", "tool_calls")
+    if size == "smollm2":
+        config.base = smollm2()
+        config.arms = in_order({"arpo": {}, "grpo": UNFORKED_TOKENS})
+        config.tail = 3
+        return config
+    config.base = of_length(search(), "short" if size == "small" else "full", 120)
+    names = list(SIZES)[:3] if size == "small" else list(SIZES)[3:]
+    config.arms = in_order(
+        {
+            f"{method}, {name}": _of_size(name) | ({} if method == "arpo" else UNFORKED_TOKENS)
+            for name in names
+            for method in ("arpo", "grpo")
+        }
+    )
+    config.pairs = tuple((f"arpo, {name}", f"grpo, {name}") for name in names)
+    return config
+
+
+def _of_size(name: str) -> dict[str, Any]:
+    cold, rate = RATES[name]
+    return {
+        "model": SIZES[name],
+        "optimizer": {"learning_rate": rate},
+        "cold_start": {"learning_rate": cold},
+    }

@@ -1,0 +1,36 @@
+"""Ways in which a run fails, each provoked, beside the metric that shows it.
+
+    python -m experiments.study --config=configs/studies/signatures.py --workdir=runs/signatures
+    python -m experiments.study --config=configs/studies/signatures.py:full --workdir=runs/signatures_full
+
+- Advantage collapse: responses so alike that most groups earn one reward; `signal_groups` falls.
+- Segmentation drift: tags stop to mean what they did; `marker_fault` rises.
+- Narrow beams: a calibrated token is shared by hardly anybody; `sharing` is near 1.
+"""
+
+from __future__ import annotations
+
+from ml_collections import ConfigDict
+
+from configs.arpo_search import get_config as search
+from experiments.studies.training import default_study, in_order, of_length
+
+
+def get_config(length: str = "short") -> ConfigDict:
+    """Three seeds of a run as it should be, and three that fail."""
+    config = default_study()
+    config.question = "Which metric shows that a run goes wrong?"
+    config.base = of_length(search(), length, 120)
+    config.arms = in_order(
+        {
+            "as it should be": {},
+            "collapse: nearly greedy samples": {"sampling": {"temperature": 0.2}},
+            "drift: entropy is paid for": {"method": {"entropy_coefficient": 0.3}},
+            "narrow: one fork a group": {"branching": {"roots": 7}},
+        }
+    )
+    config.seeds = 3
+    config.compared = ("signal_groups", "marker_fault", "sharing")
+    config.columns = ("held_out/greedy", "reward", "signal_groups", "marker_fault", "sharing", "entropy")
+    config.curves = ("reward", "signal_groups", "marker_fault", "sharing", "entropy", "tool_calls")
+    return config

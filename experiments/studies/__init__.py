@@ -1,0 +1,23 @@
+"""Studies: a question, several seeds, a table and a figure. `experiments.study` runs them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+from ml_collections import ConfigDict
+from rich.console import Console
+
+from experiments.studies.findings import Findings
+from experiments.studies.gradients import gradients
+from experiments.studies.overhead import overhead
+from experiments.studies.special_cases import special_cases
+from experiments.studies.training import training
+
+STUDIES: dict[str, Callable[[ConfigDict, Path, Console], Findings]] = {
+    "training": training,
+    "special_cases": special_cases,
+    "gradients": gradients,
+    "overhead": overhead,
+}
+"""Kinds of studies by name: configuration, folder, where a person reads -> what came out."""

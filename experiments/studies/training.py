@@ -1,0 +1,296 @@
+"""Arms that are trained side by side: the same task and budget, the same seeds, one change each."""
+
+from __future__ import annotations
+
+import multiprocessing
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from ml_collections import ConfigDict
+from rich.console import Console
+
+from experiments import records
+from experiments.config import Experiment
+from experiments.progress import say
+from experiments.reading import from_config_dict
+from experiments.studies.findings import Cell, Findings, Interval, interval, paired
+from experiments.train import train
+from experiments.workdir import check_workdir
+
+Lines = list[dict[str, Any]]
+"""A run's `metrics.jsonl`."""
+
+
+COUNTED: dict[str, Callable[[Lines], float]] = {
+    "reward, all iterations": lambda own: float(np.mean([line["reward"] for line in own])),
+    "new tokens": lambda own: float(np.sum([line["new_tokens"] for line in own])),
+}
+"""Columns that every table has: name -> its number, from a run's iterations behind the cold start."""
+
+
+def default_study() -> ConfigDict:
+    """Every key of such a study.
+
+    - `base`: the experiment that all arms share.
+    - `arms`: name -> the keys that it changes, nested as they are in an experiment; from `in_order`.
+    - `pairs`: of arms that are compared, seed by seed; without any, the first with each other.
+    - `seeds`: runs of each arm; `jobs` of them at once.
+    - `compared`: columns of the table whose differences are told; their intervals hold together.
+    - `columns`: metrics of the table: a held-out accuracy at the end, any other as its mean over the last
+      `tail` iterations.
+    - `curves`: metrics that are drawn, a panel each.
+    - `threshold`: of the reward; `tail` iterations with this mean are waited for.
+    """
+    return ConfigDict(
+        {
+            "study": "training",
+            "question": "",
+            "base": ConfigDict(),
+            "arms": ConfigDict(),
+            "pairs": (),
+            "seeds": 5,
+            "jobs": 1,
+            "compared": ("held_out/sampled", "reward, all iterations", "new tokens"),
+            "columns": ("held_out/sampled", "reward"),
+            "curves": ("reward",),
+            "tail": 10,
+            "threshold": 0.8,
+        }
+    )
+
+
+def in_order(arms: Mapping[str, Any]) -> ConfigDict:
+    """Arms in the order in which they are given, which a plain `ConfigDict` would sort by name."""
+    return ConfigDict(dict(arms), sort_keys=False)
+
+
+def of_length(base: ConfigDict, length: str, short: int) -> ConfigDict:
+    """The experiment as it is, or cut short.
+
+    Args:
+      base: of a study; it is changed.
+      length: "full" or "short".
+      short: iterations behind the cold start of a short one.
+
+    Raises:
+      ValueError: another length.
+    """
+    if length not in ("short", "full"):
+        raise ValueError(f'the length is "short" or "full", got {length!r}')
+    if length == "short":
+        base.schedule.steps = short
+    return base
+
+
+def training(config: ConfigDict, workdir: Path, console: Console) -> Findings:
+    """Trains what is not there yet, and compares.
+
+    Args:
+      config: see `default_study`.
+      workdir: has a run's folder `ARM/SEED` each.
+      console: where a person reads.
+
+    Raises:
+      ValueError: an arm whose configuration is wrong; nothing has run then.
+    """
+    seeds = range(config.seeds)
+    runs = {(arm, seed): experiment_of(config, arm, seed) for arm in config.arms for seed in seeds}
+    pairs = compared_pairs(config)
+    _train_all(runs, workdir, config.jobs, console)
+    lines = {
+        arm: [list(records.read(_folder(workdir, arm, seed) / "metrics.jsonl")) for seed in seeds]
+        for arm in config.arms
+    }
+    first = next(iter(runs.values())).cold_start.steps + 1
+    values = {arm: [numbers(config, one, first) for one in found] for arm, found in lines.items()}
+    rows = [_row(arm, found) for arm, found in values.items()]
+    told = [*comparisons(values, pairs, config.compared), *_thresholds(config, lines, first)]
+    return Findings(rows, draw(config, lines), told)
+
+
+def experiment_of(config: ConfigDict, arm: str, seed: int) -> Experiment:
+    """The configuration of one run.
+
+    Args:
+      config: of the study.
+      arm: its name.
+      seed: of the run.
+
+    Raises:
+      ValueError: a key that there is not, or a value that it refuses.
+    """
+    base = config.base.copy_and_resolve_references().lock()
+    try:
+        base.update(config.arms[arm].to_dict())
+    except (KeyError, AttributeError, TypeError) as error:
+        raise ValueError(f"the arm {arm!r} does not fit an experiment: {error}") from error
+    base.seed = seed
+    return from_config_dict(Experiment, base)
+
+
+def numbers(config: ConfigDict, lines: Lines, first: int) -> dict[str, float]:
+    """What the table says of one run.
+
+    Args:
+      config: of the study.
+      lines: of the run.
+      first: iteration after the cold start.
+
+    Returns:
+      Column -> number: `columns`, the mean reward of all iterations, and tokens drawn in all.
+
+    Raises:
+      ValueError: a metric that the run does not have.
+    """
+    own = _iterations(lines, first)
+    found = {name: _last(lines, name, config.tail) for name in config.columns}
+    found.update({name: count(own) for name, count in COUNTED.items()})
+    return found
+
+
+def reached(lines: Lines, first: int, threshold: float, tail: int) -> int | None:
+    """The first iteration at whose end the mean reward of the last `tail` ones is at the threshold."""
+    own = _iterations(lines, first)
+    rewards = np.array([line["reward"] for line in own])
+    if len(rewards) < tail:
+        return None
+    means = np.convolve(rewards, np.ones(tail) / tail, mode="valid")
+    above = np.flatnonzero(means >= threshold)
+    return int(own[above[0] + tail - 1]["step"]) if len(above) else None
+
+
+def draw(config: ConfigDict, lines: Mapping[str, Sequence[Lines]]) -> Figure:
+    """A panel a curve: the arms' means over seeds, and 95% intervals as bands."""
+    curves = tuple(config.curves)
+    columns = min(len(curves), 3)
+    height = -(-len(curves) // columns)
+    figure = Figure(figsize=(4.6 * columns, 3.4 * height), layout="constrained")
+    axes = list(figure.subplots(height, columns, squeeze=False).flat)
+    for axis, metric in zip(axes, curves, strict=False):
+        for number, (arm, found) in enumerate(lines.items()):
+            _band(axis, found, metric, arm, f"C{number}")
+        axis.set_title(metric, fontsize=10)
+        axis.set_xlabel("iteration")
+        axis.grid(alpha=0.25)
+    for axis in axes[len(curves) :]:
+        axis.set_axis_off()
+    axes[0].legend(fontsize=8, frameon=False)
+    figure.suptitle(f"mean of {config.seeds} seeds, 95% intervals", fontsize=10)
+    return figure
+
+
+def _train_all(
+    runs: Mapping[tuple[str, int], Experiment], workdir: Path, jobs: int, console: Console
+) -> None:
+    """Trains each in a process of its own, seed by seed, so that a study that is stopped can be compared."""
+    waiting = {name: run for name, run in runs.items() if not _done(_folder(workdir, *name), run)}
+    order = sorted(waiting, key=lambda name: name[1])
+    with ProcessPoolExecutor(jobs, multiprocessing.get_context("spawn"), max_tasks_per_child=1) as pool:
+        futures = {name: pool.submit(_train_one, waiting[name], _folder(workdir, *name)) for name in order}
+        for number, (name, future) in enumerate(futures.items(), 1):
+            future.result()
+            say(console, f"{number} of {len(futures)}: {name[0]}, seed {name[1]}")
+
+
+def _train_one(experiment: Experiment, workdir: Path) -> None:
+    workdir.parent.mkdir(parents=True, exist_ok=True)
+    train(experiment, workdir, Console(quiet=True))
+
+
+def _folder(workdir: Path, arm: str, seed: int) -> Path:
+    return workdir / arm.replace(" ", "_") / str(seed)
+
+
+def _done(workdir: Path, experiment: Experiment) -> bool:
+    """Whether the run has ended; its report is the last thing that it writes."""
+    check_workdir(workdir, experiment)
+    return (workdir / "report.png").exists()
+
+
+def _iterations(lines: Lines, first: int) -> Lines:
+    """The lines of iterations from one on; evaluations have lines of their own."""
+    return [line for line in lines if line["step"] >= first and "reward" in line]
+
+
+def _last(lines: Lines, name: str, tail: int) -> float:
+    found = [line[name] for line in lines if name in line]
+    if not found:
+        raise ValueError(f"the runs have no metric {name!r}; see their metrics.jsonl")
+    return float(found[-1]) if name.startswith("held_out/") else float(np.mean(found[-tail:]))
+
+
+def _row(arm: str, found: Sequence[Mapping[str, float]]) -> dict[str, Cell]:
+    return {"arm": arm, **{name: interval([run[name] for run in found]) for name in found[0]}}
+
+
+def compared_pairs(config: ConfigDict) -> tuple[tuple[str, str], ...]:
+    """The pairs of arms that a study compares.
+
+    Raises:
+      ValueError: an arm that there is not, or a column that the table does not have.
+    """
+    first, *others = config.arms
+    if unknown := set(config.compared) - {*config.columns, *COUNTED}:
+        raise ValueError(f"compared names {', '.join(sorted(unknown))}, which is no column of the table")
+    pairs = tuple(config.pairs) or tuple((first, other) for other in others)
+    if unknown := {name for pair in pairs for name in pair} - set(config.arms):
+        raise ValueError(f"pairs name {', '.join(sorted(unknown))}; the arms are {', '.join(config.arms)}")
+    return pairs
+
+
+def comparisons(
+    values: Mapping[str, Sequence[Mapping[str, float]]],
+    pairs: Sequence[tuple[str, str]],
+    compared: Sequence[str],
+) -> list[str]:
+    """The first of each pair less the second, seed by seed.
+
+    Args:
+      values: arm -> what `numbers` said of each of its runs.
+      pairs: of arms.
+      compared: columns.
+
+    Returns:
+      A sentence a column and pair; with 95% all of their intervals hold.
+    """
+    count = len(pairs) * len(compared)
+    notes = []
+    for column in compared:
+        for one, other in pairs:
+            first, second = ([run[column] for run in values[arm]] for arm in (one, other))
+            apart = paired(first, second, count)
+            notes.append(f"{column}: {one} less {other} is {apart} ({_verdict(apart)})")
+    return notes
+
+
+def _verdict(apart: Interval) -> str:
+    if apart.seeds < 2:
+        return "one seed"
+    return "not told from 0" if abs(apart.mean) <= apart.half else "told from 0"
+
+
+def _thresholds(config: ConfigDict, lines: Mapping[str, Sequence[Lines]], first: int) -> list[str]:
+    """When each arm's reward was at the threshold."""
+    notes = []
+    for arm, found in lines.items():
+        steps = [reached(one, first, config.threshold, config.tail) for one in found]
+        there = [step - first + 1 for step in steps if step is not None]
+        after = f", after {interval(there)} iterations" if there else ""
+        notes.append(f"{arm}: a reward of {config.threshold} in {len(there)} of {len(found)} seeds{after}")
+    return notes
+
+
+def _band(axis: Axes, found: Sequence[Lines], metric: str, label: str, colour: str) -> None:
+    points = [{line["step"]: line[metric] for line in one if metric in line} for one in found]
+    steps = sorted(set.intersection(*(set(one) for one in points)))
+    if not steps:
+        return
+    spread = [interval([one[step] for one in points]) for step in steps]
+    mean, half = np.array([one.mean for one in spread]), np.array([one.half for one in spread])
+    axis.plot(steps, mean, color=colour, label=label, linewidth=1.5)
+    axis.fill_between(steps, mean - half, mean + half, color=colour, alpha=0.2, linewidth=0)

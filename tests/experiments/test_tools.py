@@ -1,0 +1,53 @@
+"""Tools from a configuration: each run searches in its own documents, and reports what its tools did."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from experiments.config import Experiment, TaskConfig, ToolsConfig
+from experiments.tools import make_toolbox, make_tools, tally
+from gpg_jax.data.tokenizers import character_tokenizer
+from gpg_jax.environments.toolbox import Request
+
+
+def corpus(folder, text):
+    folder.mkdir()
+    (folder / "corpus.jsonl").write_text(json.dumps({"text": text}) + "\n")
+    return str(folder / "corpus.jsonl")
+
+
+def search(tmp_path, path, **changes):
+    tools = ToolsConfig(names=("search",), corpus=path, **changes)
+    (tool,) = make_tools(Experiment(task=TaskConfig(cache=str(tmp_path / "cache")), tools=tools))
+    return tool
+
+
+def test_files_of_one_name_have_indexes_of_their_own(tmp_path):
+    one, two = corpus(tmp_path / "a", "zebras have stripes"), corpus(tmp_path / "b", "lions have manes")
+    first, second = search(tmp_path, one), search(tmp_path, two)
+    assert "stripes" in first.call("zebras") and "manes" in second.call("lions")
+    assert "nothing" in second.call("zebras") and "stripes" in search(tmp_path, one).call("zebras")
+    own = str(tmp_path / "own")
+    search(tmp_path, one, index=own)
+    with pytest.raises(ValueError, match="has the index of other documents"):
+        search(tmp_path, two, index=own)
+
+
+def test_the_tally_has_all_counters():
+    tokenizer = character_tokenizer("".join(map(chr, range(32, 127))) + "\n")
+    config = ToolsConfig(names=("calculator",))
+    toolbox = make_toolbox(config, make_tools(Experiment(tools=config)), tokenizer)
+    request = Request(0, 0, "calculator", tokenizer.encode("<calculator>1+1</calculator>"))
+    answer = toolbox.ask("r", request).result(timeout=10)
+    assert tokenizer.decode(answer) == " <result>\n2\n</result>"
+    counted = tally(toolbox)
+    assert counted.pop("tool_seconds") >= 0 and counted.pop("tool_calls") == 1
+    assert counted == {
+        f"tool_{name}": 0.0
+        for name in (
+            "failures", "malformed", "over_limit", "timed_out", "abandoned", "cut", "mended", "replayed",
+        )
+    }  # fmt: skip
+    toolbox.close()

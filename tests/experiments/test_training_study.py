@@ -1,0 +1,128 @@
+"""The study that trains arms side by side: what it runs, and what it says of the runs."""
+
+from __future__ import annotations
+
+import importlib
+import itertools
+
+import pytest
+from rich.console import Console
+
+from configs.studies.comparison import get_config
+from experiments.config import Experiment
+from experiments.methods import make_method
+from experiments.studies.training import (
+    compared_pairs,
+    comparisons,
+    draw,
+    experiment_of,
+    in_order,
+    numbers,
+    reached,
+    training,
+)
+
+
+def line(step: int, reward: float) -> dict[str, float]:
+    return {"step": step, "reward": reward, "new_tokens": 10.0}
+
+
+def test_an_arm_changes_its_keys_alone():
+    config = get_config()
+    arpo, grpo = (experiment_of(config, arm, 3) for arm in ("arpo", "grpo"))
+    assert (arpo.method.name, grpo.method.name) == ("gpg", "grpo")
+    assert arpo.branching.mode == "arpo_paper" and grpo.branching.mode == "none"
+    assert arpo.seed == grpo.seed == 3
+    for section in ("model", "task", "sampling", "tools", "optimizer", "schedule", "cold_start"):
+        assert getattr(arpo, section) == getattr(grpo, section)
+    assert experiment_of(config, "arpo", 3) == arpo  # the base is left as it was
+
+
+@pytest.mark.parametrize(
+    "arm", [{"schedul": {"steps": 1}}, {"schedule": {"stepps": 1}}, {"schedule": {"steps": "many"}}]
+)
+def test_an_arm_that_does_not_fit_is_refused_before_anything_runs(tmp_path, arm):
+    config = get_config()
+    config.arms = {"arpo": {}, "wrong": arm}
+    with pytest.raises(ValueError, match="wrong"):
+        training(config, tmp_path, Console(quiet=True))
+    assert not list(tmp_path.iterdir())
+
+
+def test_the_threshold_is_that_of_a_mean_behind_the_cold_start():
+    rewards = [1, 1, 0, 0, 1, 1, 1]  # the first two belong to the cold start
+    lines = [line(step, reward) for step, reward in enumerate(rewards, 1)]
+    assert reached(lines, 3, 0.6, 3) == 6  # (0, 1, 1)/3 is the first mean of three that is high enough
+    assert reached(lines, 3, 1.0, 3) == 7
+    assert reached(lines, 3, 1.0, 4) is None
+    assert reached(lines, 3, 0.0, 9) is None
+
+
+def test_numbers_are_of_the_end_and_of_the_whole():
+    config = get_config()
+    config.columns, config.tail = ("held_out/sampled", "reward"), 2
+    lines = [line(step, step / 10) for step in range(1, 7)]
+    lines += [{"step": 0, "held_out/sampled": 0.1}, {"step": 6, "held_out/sampled": 0.9}]
+    found = numbers(config, lines, first=3)
+    assert found["held_out/sampled"] == 0.9
+    assert found["reward"] == pytest.approx(0.55)
+    assert found["reward, all iterations"] == pytest.approx((0.3 + 0.4 + 0.5 + 0.6) / 4)
+    assert found["new tokens"] == 40
+    config.columns = ("no_such_metric",)
+    with pytest.raises(ValueError, match="no_such_metric"):
+        numbers(config, lines, first=3)
+
+
+def test_the_figure_has_a_band_an_arm():
+    config = get_config()
+    config.curves = ("reward",)
+    runs = [[line(step, step * seed) for step in range(5)] for seed in (1, 3)]
+    (axis,) = draw(config, {"a": runs, "b": runs}).axes
+    means = [list(curve.get_ydata()) for curve in axis.lines]
+    assert means == [[0, 2, 4, 6, 8]] * 2 and len(axis.collections) == 2
+
+
+def test_arms_keep_their_order_and_the_first_is_compared_with_each_other():
+    config = get_config()
+    config.arms = in_order({"tags": {}, "as many": {}, "whole": {}})
+    assert compared_pairs(config) == (("tags", "as many"), ("tags", "whole"))
+    config.pairs = (("whole", "tags"),)
+    assert compared_pairs(config) == (("whole", "tags"),)
+    config.pairs = (("whole", "tag"),)
+    with pytest.raises(ValueError, match="pairs name tag; the arms are tags, as many, whole"):
+        compared_pairs(config)
+    config.pairs, config.compared = (), ("clip",)
+    with pytest.raises(ValueError, match="compared names clip"):
+        compared_pairs(config)
+
+
+def test_differences_are_told_from_0_together():
+    """1, 2, 3 have the mean 2 and s/√3 = 0.577; t_2 is 4.30 at 95% and 6.21 at 97.5%."""
+    runs = {"a": [2.0, 4.0, 6.0], "b": [1.0, 2.0, 3.0], "c": [2.1, 3.9, 6.0]}
+    values = {arm: [{"x": value} for value in found] for arm, found in runs.items()}
+    alone = comparisons(values, [("a", "b")], ["x"])
+    assert alone == ["x: a less b is 2 ± 2.5 (not told from 0)"]
+    both = comparisons(values, [("a", "b"), ("a", "c")], ["x"])
+    assert both == ["x: a less b is 2 ± 3.6 (not told from 0)", "x: a less c is 0 ± 0.36 (not told from 0)"]
+    values["d"] = [{"x": value - 1} for value in (2.0, 4.0, 6.01)]
+    assert comparisons(values, [("a", "d")], ["x"]) == ["x: a less d is 0.997 ± 0.014 (told from 0)"]
+
+
+def test_the_arms_of_the_comparison_are_charged_alike():
+    config = get_config()
+    for arm in config.arms:
+        run = experiment_of(config, arm, 0)
+        method = make_method(run.method, run.sampling.new_tokens, [b"a", b"b", b"<search>", b"</search>"])
+        assert method.objective.penalties == () and "reference" not in method.needs, arm
+
+
+STUDIES = ("comparison", "segmentation", "calibration", "non_agentic", "scale", "signatures")
+
+
+@pytest.mark.parametrize("name", STUDIES)
+def test_every_arm_of_every_study_is_an_experiment(name):
+    config = importlib.import_module(f"configs.studies.{name}").get_config()
+    assert config.question.endswith("?") and config.seeds >= 3 and len(config.arms) >= 2
+    runs = {arm: experiment_of(config, arm, 0) for arm in config.arms}
+    assert all(isinstance(run, Experiment) for run in runs.values())
+    assert all(one != other for one, other in itertools.combinations(runs.values(), 2))
