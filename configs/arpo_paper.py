@@ -12,7 +12,7 @@ those files have a backspace in the place of the `\\b` of `\\boxed`; they are as
 nine rows whose gold answers no box can hold.
 
 To expect, from the paper's table 1: an average of 52.8 (3B), 58.3 (7B) and 55.3 (Llama) on the ten benchmarks
-of `experiments.evaluate --suite=arpo`, where GRPO has 50.4, 56.5 and 51.1. NOTHING of this was run here at
+of `experiments.evaluate --suite=arpo`, where GRPO has 50.4, 56.5 and 51.1. Nothing of this was run here at
 this size: not the speed, the memory, or what is learnt. Its search is Bing; here it is BM25 over the pages of
 the cache, of 1,000 queries, so that the knowledge questions will be answered less well.
 
@@ -27,10 +27,10 @@ Where the paper and its released scripts differ, this is the paper's:
   hard parts   the soft advantage, its default, which is GRPO's; no hard one is released
 
 but the scripts' is what the paper leaves open: prompts of 1,536 (2,000) tokens, 3 calls, 10 results of 1,000
-characters, dual clip 3, weight decay 0.01; and two things more: for 14B M = 12, N = 6 and 64 prompts in
-minibatches of 8, where the paper says "the same parameters", and the mean over tokens, where equation 6 has a
-mean over responses of their means. Ours alone: k = 20 tokens of an entropy, as many as the scripts sum over,
-and results of 1,024 tokens at most.
+characters, dual clip 3, the sample's std and 1e-6 beside it, weight decay 0.01; and two things more: for 14B
+M = 12, N = 6 and 64 prompts in minibatches of 8, where the paper says "the same parameters", and the mean
+over tokens, where equation 6 has a mean over responses of their means. Ours alone: k = 20 tokens of an
+entropy, as many as the scripts sum over, and results of 1,024 tokens at most.
 
 A tiny run from end to end, any model folder with a chat template in the place of the name:
 
@@ -73,6 +73,7 @@ def get_config(model: str = "qwen2.5-7b") -> ConfigDict:
     config.task.drop_unanswered = True
     config.task.verifier = "answer_f1"
     config.task.rewards = {"arpo": 1.0}
+    config.task.chat = True  # of questions that are no messages, as a demonstration's may be
     config.task.prompt_tokens = 1536
     config.sampling.new_tokens = 4096
     config.tools.names = ("search", "python")
@@ -92,7 +93,9 @@ def get_config(model: str = "qwen2.5-7b") -> ConfigDict:
     config.method.ratio = "token"
     config.method.aggregation = "token_mean"
     config.method.dual_clip = 3.0
+    config.method.ddof, config.method.eps = 1, 1e-6
     config.cold_start.learning_rate = 7e-6
+    config.cold_start.micro_batches = 8
     config.optimizer.learning_rate = 1e-6
     config.optimizer.weight_decay = 0.01
     config.schedule.prompts = 128

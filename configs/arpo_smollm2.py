@@ -27,6 +27,9 @@ def get_config() -> ConfigDict:
     config.tools.names = ("calculator",)
     config.tools.calls = 2
     config.tools.answer_tokens = 20
+    config.branching.mode = "arpo_paper"
+    config.branching.roots = 4
+    config.branching.tokens = 1
     config.method.name = "gpg"
     config.method.markers = TAGS
     config.method.aggregation = "token_mean"
@@ -37,6 +40,7 @@ def get_config() -> ConfigDict:
     config.schedule.steps = 12
     config.schedule.prompts = 4
     config.schedule.group = 8
+    config.schedule.minibatches = 4
     config.evaluation.every = 3
     config.evaluation.samples = 1
     config.evaluation.greedy = False

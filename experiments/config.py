@@ -233,6 +233,7 @@ class ColdStartConfig:
     Attributes:
       steps: iterations, an update each; 0 for none.
       batches: of schedule.prompts demonstrations each, in an iteration.
+      micro_batches: that an iteration's demonstrations are cut into, one after the other.
       learning_rate: constant throughout; the optimizer's for None. Its warm-up and decay come behind.
       data: a file of demonstrations, see `gpg_jax.data.demonstrations`; the task's own for None.
       drop_unfit: whether those of the file that are malformed or too long are left out; otherwise an error.
@@ -240,6 +241,7 @@ class ColdStartConfig:
 
     steps: int = 0
     batches: int = 1
+    micro_batches: int = 1
     learning_rate: float | None = None
     data: str | None = None
     drop_unfit: bool = False
@@ -249,6 +251,7 @@ class ColdStartConfig:
             raise ValueError(f"cold_start.learning_rate is {self.learning_rate}; it must be above 0, or None")
         _at_least("cold_start.steps", self.steps, 0)
         _at_least("cold_start.batches", self.batches, 1)
+        _at_least("cold_start.micro_batches", self.micro_batches, 1)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -23,10 +23,12 @@ class Demonstrations(NamedTuple):
     Attributes:
       batches: P examples at a time, without end; the task's own where nothing else is asked.
       rows: example -> what is written in answer to it.
+      summary: how many there are, and how many of a file were left out.
     """
 
     batches: Loader
     rows: Callable[[Example], Row]
+    summary: str
 
 
 def load_demonstrations(config: Experiment, task: Task) -> Demonstrations | None:
@@ -46,7 +48,9 @@ def load_demonstrations(config: Experiment, task: Task) -> Demonstrations | None
             f"cold_start.steps is {cold.steps}, and the task {config.task.name!r} has no demonstrations; "
             "give cold_start.data, a file of them"
         )
-    return Demonstrations(task.batches, lambda example: _tokens(task, demonstrate(example)))
+    return Demonstrations(
+        task.batches, lambda example: _tokens(task, demonstrate(example)), "the task's own demonstrations"
+    )
 
 
 def place(task: Task, demonstrations: Demonstrations | None) -> Any:
@@ -69,11 +73,11 @@ def go_to(task: Task, demonstrations: Demonstrations | None, saved: Any) -> None
 def _from_file(config: Experiment, task: Task, path: Path) -> Demonstrations:
     cold = config.cold_start
     read = read_demonstrations(path, config.tools.names, drop_unfit=cold.drop_unfit)
-    turns = [own for _, own in read]
+    turns = [own for _, own in read.rows]
     # A row is found again by its number, which a shuffled example carries along.
     examples = [
         dataclasses.replace(example, metadata={**example.metadata, "demonstration": number})
-        for number, (example, _) in enumerate(read)
+        for number, (example, _) in enumerate(read.rows)
     ]
 
     def rows(example: Example) -> Row:
@@ -87,7 +91,8 @@ def _from_file(config: Experiment, task: Task, path: Path) -> Demonstrations:
             f"{config.sampling.new_tokens}: raise them, or leave those out with cold_start.drop_unfit"
         )
     batches = loader(fitting, batch_size=config.schedule.prompts, seed=config.seed)
-    return Demonstrations(batches, rows)
+    out = read.left_out + len(examples) - len(fitting)
+    return Demonstrations(batches, rows, f"{len(fitting):,} demonstrations, {out:,} left out as unfit")
 
 
 def _fits(config: Experiment, task: Task, example: Example, row: Row) -> bool:

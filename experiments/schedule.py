@@ -80,30 +80,35 @@ def derive(config: Experiment, devices: list[jax.Device] | None = None) -> Sched
         temperature=config.sampling.temperature,
         chunk=config.model.chunk,
     )
-    cold_plan = Plan(
-        layout=Layout(config.task.prompt_tokens, config.sampling.new_tokens, 1),
-        rows=sizes.prompts * cold.batches,
-        shards=shards,
-        chunk=config.model.chunk,
-    )
     return Schedule(
         plan=plan,
         mesh=mesh,
         prompts=sizes.prompts,
         steps=cold.steps + sizes.steps,
         cold_steps=cold.steps,
-        cold_plan=cold_plan if cold.steps else None,
+        cold_plan=_cold_plan(config, shards) if cold.steps else None,
         generations=sizes.generations,
     )
 
 
-def table(config: Experiment, schedule: Schedule, parameters: int) -> Table:
+def _cold_plan(config: Experiment, shards: int) -> Plan:
+    return Plan(
+        layout=Layout(config.task.prompt_tokens, config.sampling.new_tokens, 1),
+        rows=config.schedule.prompts * config.cold_start.batches,
+        micro_batches=config.cold_start.micro_batches,
+        shards=shards,
+        chunk=config.model.chunk,
+    )
+
+
+def table(config: Experiment, schedule: Schedule, parameters: int, demonstrations: str = "") -> Table:
     """The schedule as it is printed at the start.
 
     Args:
       config: the configuration.
       schedule: what it comes to.
       parameters: numbers in the policy.
+      demonstrations: what a cold start learns from.
     """
     plan = schedule.plan
     mesh = " × ".join(f"{name} {size}" for name, size in schedule.mesh.shape.items())
@@ -115,7 +120,7 @@ def table(config: Experiment, schedule: Schedule, parameters: int) -> Table:
         "policy": f"{config.model.name or 'from scratch'}, {parameters:,} parameters, {config.model.dtype}",
         "devices": f"{schedule.mesh.size} {schedule.mesh.devices.flat[0].platform} ({mesh})",
         "cold start": f"{schedule.cold_steps:,} iterations on {schedule.prompts * config.cold_start.batches} "
-        "demonstrations each",
+        f"of {demonstrations}",
         "steps": f"{schedule.steps:,} iterations, {schedule.updates:,} updates",
         "rollout": f"{schedule.prompts} prompts × {layout.shared} = {plan.rows} rows",
         "row": f"{layout.prompt_slots} + {layout.new_slots} = {layout.length} tokens at most",

@@ -60,7 +60,8 @@ def train(config: Experiment, workdir: Path, console: Console) -> None:
             setup = together(lambda: build(config))
             lock = on_first(lambda: claim(workdir, config))
             held.enter_context(lock or contextlib.nullcontext())
-        console.print(table(config, setup.schedule, count(setup.like.params)))
+        shown = setup.demonstrations.summary if setup.demonstrations else ""
+        console.print(table(config, setup.schedule, count(setup.like.params), shown))
         with command_line.sentences():
             checkpoints, start = open_run(setup, workdir, console)
         setup = setup._replace(pretrained=None)  # the host's copy is not needed again

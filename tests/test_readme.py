@@ -26,7 +26,15 @@ def run(code):
 
 
 def test_the_table_is_the_dictionary_of_methods():
-    assert re.findall(r"^\| `(\w+)` \|", README, re.M) == list(ALGORITHMS)
+    methods = README.split("\n## Methods\n")[1].split("\n## ")[0]
+    assert re.findall(r"^\| `(\w+)` \|", methods, re.M) == list(ALGORITHMS)
+
+
+def test_the_table_of_studies_is_the_folder_of_their_configs():
+    asked = README.split("\n## The papers' questions\n")[1].split("\n## ")[0]
+    folder = pathlib.Path(__file__).parents[1] / "configs" / "studies"
+    names = {path.stem for path in folder.glob("*.py")} - {"__init__"}
+    assert set(re.findall(r"^\| `(\w+)` \|", asked, re.M)) == names
 
 
 def test_the_example_is_short_and_is_what_it_says():

@@ -1,33 +1,57 @@
-"""GPG where nothing marks a boundary: high-entropy tokens against other cuts, on a task without tools.
+"""GPG where nothing marks a boundary: high-entropy tokens against other cuts, on tasks without tools.
 
-python -m experiments.study --config=configs/studies/non_agentic.py --workdir=runs/non_agentic
+    python -m experiments.study --config=configs/studies/non_agentic.py --workdir=runs/non_agentic
+    python -m experiments.study --config=configs/studies/non_agentic.py:products --workdir=runs/products
+
+A tiny model learns to write six symbols backwards; or SmolLM2 to multiply, as in `configs/quickstart.py`,
+with four updates a rollout: at a ratio of 1 all cuts have one gradient.
 """
 
 from __future__ import annotations
 
 from ml_collections import ConfigDict
 
+from configs.quickstart import get_config as quickstart
 from configs.smoke import get_config as smoke
 from experiments.studies.training import default_study, in_order
 
+ENTROPY = {"entropy_fraction": 0.35}
+CUTS = {
+    "a third, of highest entropy": ENTROPY,
+    "as many, at random": {**ENTROPY, "boundary_noise": 1.0},
+    "as many, of one length": {"unit_count": 3},
+    "every token": {"unit_length": 1},
+    "the whole response": {"unit_count": 1},
+}
 
-def get_config() -> ConfigDict:
-    """Five seeds of five cuts on the reversal of four symbols."""
+
+def get_config(task: str = "reversal") -> ConfigDict:
+    """Five seeds of five cuts, three of SmolLM2.
+
+    Raises:
+      ValueError: another task.
+    """
+    if task not in ("reversal", "products"):
+        raise ValueError(f'the task is "reversal" or "products", got {task!r}')
     config = default_study()
     config.question = "Are tokens of high entropy good boundaries where there are no markers?"
-    base = smoke("gpg")
-    base.task.symbols, base.task.prompt_tokens, base.sampling.new_tokens = 4, 5, 4
-    base.schedule.minibatches = 4
-    config.base = base
-    config.arms = in_order(
-        {
-            "a fifth, of highest entropy": {"method": {"entropy_fraction": 0.2}},
-            "half, of highest entropy": {"method": {"entropy_fraction": 0.5}},
-            "two of one length": {"method": {"unit_count": 2}},
-            "every token (GRPO)": {"method": {"unit_length": 1}},
-            "the whole response (GSPO)": {"method": {"unit_count": 1}},
-        }
-    )
+    config.base = _reversal() if task == "reversal" else quickstart()
+    config.base.method.name = "gpg"
+    config.base.schedule.minibatches = 4
+    config.arms = in_order({name: {"method": cut} for name, cut in CUTS.items()})
     config.columns = ("reward", "clip_fraction", "units")
+    config.compared = ("reward", "reward, all iterations")
     config.curves = ("reward", "clip_fraction", "entropy")
+    if task == "products":
+        config.columns = ("held_out/sampled", *config.columns)
+        config.compared = ("held_out/sampled", *config.compared)
+        config.seeds = 3
     return config
+
+
+def _reversal() -> ConfigDict:
+    base = smoke("gpg")
+    base.task.symbols, base.task.prompt_tokens, base.sampling.new_tokens = 6, 7, 6
+    base.schedule.steps = 600
+    base.checkpoint.every = 300
+    return base

@@ -20,18 +20,18 @@ from configs.studies.comparison import TOKENS, UNFORKED
 from experiments.studies.training import default_study, in_order, of_length
 
 SIZES = {
-    "100 k": {"width": 64, "layers": 2, "heads": 4, "kv_heads": 2, "head_dim": 16, "mlp_width": 128},
+    "80 k": {"width": 64, "layers": 2, "heads": 4, "kv_heads": 2, "head_dim": 16, "mlp_width": 128},
     "1 M": {"width": 128, "layers": 5, "heads": 4, "kv_heads": 4, "head_dim": 32, "mlp_width": 352},
     "4 M": {"width": 256, "layers": 5, "heads": 8, "kv_heads": 8, "head_dim": 32, "mlp_width": 704},
     "26 M": {"width": 512, "layers": 8, "heads": 8, "kv_heads": 8, "head_dim": 64, "mlp_width": 1408},
-    "135 M": {"width": 576, "layers": 30, "heads": 9, "kv_heads": 3, "head_dim": 64, "mlp_width": 1536},
+    "106 M": {"width": 576, "layers": 30, "heads": 9, "kv_heads": 3, "head_dim": 64, "mlp_width": 1536},
 }
 RATES = {
-    "100 k": (1e-3, 2e-4),
+    "80 k": (1e-3, 2e-4),
     "1 M": (1e-3, 2e-4),
     "4 M": (5e-4, 1e-4),
     "26 M": (3e-4, 5e-5),
-    "135 M": (1e-4, 2e-5),
+    "106 M": (1e-4, 2e-5),
 }
 """Of the cold start, and behind it."""
 

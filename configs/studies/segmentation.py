@@ -4,7 +4,7 @@
     python -m experiments.study --config=configs/studies/segmentation.py:full --workdir=runs/segmentation_full
 
 The cut matters where a rollout is used for several updates alone: at a ratio of 1 all cuts have one gradient.
-So a rollout is used for eight here.
+The search task uses one for eight.
 """
 
 from __future__ import annotations
@@ -19,15 +19,14 @@ def get_config(length: str = "short") -> ConfigDict:
     """Five seeds of eight cuts; rows are not forked."""
     config = default_study()
     config.question = "Does it matter that macro-actions end at tags?"
-    config.base = of_length(search(), length, 150)
+    config.base = of_length(search(), length, 120)
     config.base.branching.mode, config.base.branching.leaf_weight = "none", "uniform"
-    config.base.schedule.minibatches = 8
-    noisy = {f"tags, {share:.0%} moved": {"method": {"marker_noise": share}} for share in (0.25, 0.5, 0.75)}
+    noisy = {f"tags, {share:.0%} moved": {"method": {"boundary_noise": share}} for share in (0.25, 0.5, 0.75)}
     config.arms = in_order(
         {
             "tags": {},
             **noisy,
-            "as many, at random": {"method": {"marker_noise": 1.0}},
+            "as many, at random": {"method": {"boundary_noise": 1.0}},
             "four of one length": {"method": {"markers": None, "unit_count": 4}},
             "every token": {"method": {"markers": None, "unit_length": 1}},
             "the whole response": {"method": {"markers": None, "unit_count": 1}},

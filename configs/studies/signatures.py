@@ -20,16 +20,17 @@ def get_config(length: str = "short") -> ConfigDict:
     """Three seeds of a run as it should be, and three that fail."""
     config = default_study()
     config.question = "Which metric shows that a run goes wrong?"
-    config.base = of_length(search(), length, 150)
+    config.base = of_length(search(), length, 120)
     config.arms = in_order(
         {
             "as it should be": {},
             "collapse: nearly greedy samples": {"sampling": {"temperature": 0.2}},
             "drift: entropy is paid for": {"method": {"entropy_coefficient": 0.3}},
-            "narrow: no forks": {"branching": {"roots": 8}},
+            "narrow: one fork a group": {"branching": {"roots": 7}},
         }
     )
     config.seeds = 3
-    config.columns = ("held_out/sampled", "reward", "signal_groups", "marker_fault", "sharing", "entropy")
+    config.compared = ("signal_groups", "marker_fault", "sharing")
+    config.columns = ("held_out/greedy", "reward", "signal_groups", "marker_fault", "sharing", "entropy")
     config.curves = ("reward", "signal_groups", "marker_fault", "sharing", "entropy", "tool_calls")
     return config

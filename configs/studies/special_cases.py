@@ -1,4 +1,5 @@
-"""GPG's special cases on SmolLM2-135M-Instruct: K = 1, K = |o| and the theorem beside GSPO, GRPO and ∇J.
+"""GPG's special cases on SmolLM2-135M-Instruct: K = 1 and K = |o| beside GSPO and GRPO, and Σ A ∇log π, the
+theorem's form, beside them all and RLOO.
 
     python -m experiments.study --config=configs/studies/special_cases.py --workdir=runs/special_cases
     python -m experiments.study --config=configs/studies/special_cases.py:tiny --workdir=runs/special_tiny

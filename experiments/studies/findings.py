@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -10,6 +11,9 @@ from typing import NamedTuple
 import numpy as np
 from matplotlib.figure import Figure
 from scipy import stats
+
+NOT_TOLD = "not told"
+"""What a text says in the place of a number that there is not."""
 
 
 class Interval(NamedTuple):
@@ -25,11 +29,44 @@ class Interval(NamedTuple):
     half: float
     seeds: int
 
+    @property
+    def low(self) -> float:
+        """The lower end."""
+        return self.mean - self.half
+
+    @property
+    def high(self) -> float:
+        """The upper end."""
+        return self.mean + self.half
+
     def __str__(self) -> str:
+        if not math.isfinite(self.mean):
+            return NOT_TOLD
         return f"{self.mean:.3g}" if self.seeds < 2 else f"{self.mean:.3g} ± {self.half:.2g}"
 
 
-Cell = str | int | float | Interval
+class GeometricInterval(NamedTuple):
+    """A geometric mean over seeds and its 95% confidence interval, for ratios and other positive numbers.
+
+    Attributes:
+      mean: exp of the mean log; NaN where a seed's number is not positive.
+      low, high: ends of the interval, exp of those of the logs; NaN for one seed.
+      seeds: how many.
+    """
+
+    mean: float
+    low: float
+    high: float
+    seeds: int
+
+    def __str__(self) -> str:
+        if not math.isfinite(self.mean):
+            return NOT_TOLD
+        ends = "" if self.seeds < 2 else f" ({self.low:.3g}–{self.high:.3g})"
+        return f"{self.mean:.3g}{ends}"
+
+
+Cell = str | int | float | Interval | GeometricInterval
 
 
 class Findings(NamedTuple):
@@ -46,11 +83,12 @@ class Findings(NamedTuple):
     notes: Sequence[str] = ()
 
 
-def interval(values: Sequence[float]) -> Interval:
+def interval(values: Sequence[float], comparisons: int = 1) -> Interval:
     """Mean and Student's 95% interval, t_{n−1}·s/√n with s² over n − 1.
 
     Args:
       values: a number a seed.
+      comparisons: intervals that are to hold together with 95%, by Bonferroni's 1 − 0.05/m for each.
 
     Raises:
       ValueError: no values.
@@ -60,13 +98,30 @@ def interval(values: Sequence[float]) -> Interval:
     array = np.asarray(values, np.float64)
     if len(array) < 2:
         return Interval(float(array[0]), float("nan"), 1)
-    half = stats.t.ppf(0.975, len(array) - 1) * array.std(ddof=1) / np.sqrt(len(array))
+    half = stats.t.ppf(1 - 0.025 / comparisons, len(array) - 1) * array.std(ddof=1) / np.sqrt(len(array))
     return Interval(float(array.mean()), float(half), len(array))
 
 
-def paired(first: Sequence[float], second: Sequence[float]) -> Interval:
-    """The interval of first − second, seed by seed."""
-    return interval(np.subtract(first, second).tolist())
+def geometric_interval(values: Sequence[float]) -> GeometricInterval:
+    """exp of mean and interval of the logs: that of a ratio is the other way up that of its inverse.
+
+    Args:
+      values: a number a seed. Where one is not positive, as an estimate that is all noise may be, nothing is
+        told.
+
+    Raises:
+      ValueError: no values.
+    """
+    array = np.asarray(values, np.float64)
+    if not np.all(np.isfinite(array) & (array > 0)):
+        return GeometricInterval(math.nan, math.nan, math.nan, len(array))
+    log = interval(np.log(array).tolist())
+    return GeometricInterval(math.exp(log.mean), math.exp(log.low), math.exp(log.high), log.seeds)
+
+
+def paired(first: Sequence[float], second: Sequence[float], comparisons: int = 1) -> Interval:
+    """The interval of first − second, seed by seed; see `interval`."""
+    return interval(np.subtract(first, second).tolist(), comparisons)
 
 
 def markdown(rows: Sequence[Mapping[str, Cell]]) -> str:
@@ -99,14 +154,19 @@ def write(findings: Findings, folder: Path, question: str, command: str) -> Path
         "notes": list(findings.notes),
         "rows": [{name: _plain(cell) for name, cell in row.items()} for row in findings.rows],
     }
-    (folder / "findings.json").write_text(json.dumps(record, indent=1), encoding="utf-8")
+    (folder / "findings.json").write_text(json.dumps(record, indent=1, allow_nan=False), encoding="utf-8")
     findings.figure.savefig(folder / "findings.png", dpi=130)
     return path
 
 
 def _text(cell: Cell) -> str:
-    return f"{cell:.4g}" if isinstance(cell, float) else str(cell)
+    if isinstance(cell, float):
+        return f"{cell:.4g}" if math.isfinite(cell) else NOT_TOLD
+    return str(cell).replace("|", "\\|")  # a bare one would end the cell
 
 
-def _plain(cell: Cell) -> object:
-    return cell._asdict() if isinstance(cell, Interval) else cell
+def _plain(cell: Cell | None) -> object:
+    """What JSON can hold: it has no NaN."""
+    if isinstance(cell, Interval | GeometricInterval):
+        return {name: _plain(value) for name, value in cell._asdict().items()}
+    return None if isinstance(cell, float) and not math.isfinite(cell) else cell

@@ -3,18 +3,19 @@
 The formula counts the products alone, two operations a multiply-add: 2·N a token that is read, N the entries
 of the blocks' matrices; 4·H·hd a layer for each pair of a token and one that it attends to; 2·D·V where the
 next token is predicted (Kaplan et al. 2020, arXiv 2001.08361, section 2.1). Tokens are those that there are:
-what programs of static shapes do to padding is not in it, and is in XLA's count.
+what programs of static shapes do to padding is not in it; it is in `program_flops` and in XLA's count.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
 import numpy as np
 
 from gpg_jax.policies.architecture import Architecture
+from gpg_jax.policies.score import Layout
 from gpg_jax.types import Rollout
 
 BACKWARD = 3
@@ -53,6 +54,25 @@ def decode_flops(architecture: Architecture, rollout: Rollout) -> float:
     # A token at place p is written by reading the one before, which sees p tokens.
     responses = np.broadcast_to(position, own.shape)[own]
     return forward_flops(architecture, np.concatenate([_prompts(rollout), responses]), drawn)
+
+
+def program_flops(
+    architecture: Architecture, layout: Layout, prompts: int, steps: int, answers: Sequence[tuple[int, int]]
+) -> float:
+    """Of the programs that write a rollout: all rows at every step and all slots of the caches, used or not.
+
+    Args:
+      architecture: of the network.
+      layout: of the rows.
+      prompts: P, whose slots are read once each.
+      steps: of the decoding loop, each of which computes a token of every row.
+      answers: rows and slots `[A, R]` of what was read behind calls, each time.
+    """
+    drawn, slots = steps * prompts * layout.shared, layout.prompt_slots
+    begun = forward_flops(architecture, np.full(prompts * slots, slots), 0)
+    stepped = forward_flops(architecture, np.full(drawn, layout.length + 1), drawn)
+    read = [forward_flops(architecture, np.full(rows * new, layout.length + new), 0) for rows, new in answers]
+    return begun + stepped + sum(read)
 
 
 def train_flops(architecture: Architecture, rollout: Rollout) -> float:

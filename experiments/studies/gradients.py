@@ -3,7 +3,8 @@
 A policy is taken out of the middle of its training, and its prompts are held fixed. Each way to fork spends
 the same budget of rows, again and again; what its estimates scatter by, and what they miss on average, is
 measured against the mean of many rollouts without forks. Every family of estimators aims at its own such
-mean, so that what the forks do is told apart from what std and lengths do to any rollout.
+mean, so that what the forks do is told apart from what std and lengths do to any rollout. Where forks change
+an estimate's length too, as they do that of tree advantages, its variance is read over that length.
 """
 
 from __future__ import annotations
@@ -37,15 +38,16 @@ from experiments.studies.kept import every_seed
 from experiments.studies.moments import Moments
 from experiments.studies.policies import (
     described,
+    dialogue_programs,
     fixed_widths,
     forked_collector,
     policy_after,
-    watched_programs,
     with_seed,
 )
 from gpg_jax.data.examples import Example
 from gpg_jax.decoding.branching import Branching, arpo_paper, no_branching
 from gpg_jax.decoding.live import LivePrograms
+from gpg_jax.decoding.uncertainty import entropy
 from gpg_jax.environments.toolbox import Toolbox
 from gpg_jax.training.collect import Collected, Collector, collect
 from gpg_jax.training.loop import Phase
@@ -115,8 +117,8 @@ def gradients(config: ConfigDict, workdir: Path, console: Console) -> Findings:
 def open_lab(config: ConfigDict) -> Lab:
     """Reads the configuration and prepares the programs."""
     setup = build(from_config_dict(Experiment, config.base))
-    programs, toolbox = watched_programs(setup), open_toolbox(setup)
-    assert toolbox is not None  # `watched_programs` has seen to it
+    programs, toolbox = dialogue_programs(setup, entropy), open_toolbox(setup)
+    assert toolbox is not None  # `dialogue_programs` has seen to it
     layout, temperature = setup.schedule.plan.layout, setup.schedule.plan.temperature
     _check(config, setup)
     return Lab(
@@ -150,8 +152,9 @@ def measure_seed(lab: Lab, seed: int) -> dict[str, Any]:
     """One policy: what each way to fork and each estimator came to.
 
     Returns:
-      `policy`: mean reward, and the share of groups whose rewards differ, without forks; `rows`: a record for
-      each way to fork and estimator, see `_records`.
+      `batch` and `policy`: mean reward, and the share of groups whose rewards differ, without forks, of the
+      batch that the prompts were taken from and of the prompts taken; `rows`: a record for each way to fork
+      and estimator, see `_records`.
     """
     config, setup = lab.config, with_seed(lab.setup, seed)
     params = policy_after(setup, lab.phases, config.iterations)
@@ -178,7 +181,7 @@ def measure_seed(lab: Lab, seed: int) -> dict[str, Any]:
     for name, (label, branching) in enumerate(lab.branchings.items(), 1):
         rollouts = drawn(name, branching, config.rollouts)
         rows += _records(label, rollouts, lambda rollout: lab.of_all(params, rollout), target)
-    return {"policy": _averaged(seen), "rows": rows}
+    return {"batch": _described(first.rollout), "policy": _averaged(seen), "rows": rows}
 
 
 def telling(collected: Collected, count: int) -> list[Example]:
@@ -193,11 +196,11 @@ def _records(
     """What the rollouts of one way to fork come to, a record an estimator.
 
     - `variance`, `bias`: tr Cov and squared bias over ‖g‖², g what the family aims at.
-    - `cosine`: mean over rollouts of that between the estimate and g.
+    - `squared_mean`: ‖E[x]‖² over ‖g‖², without bias, so below 0 at times.
+    - `cosine`: mean over rollouts of that between the estimate and g, 0 where the estimate is 0.
     - `to_gradient`: cosine between the mean estimate and ∇J.
-    - `apart`: mean of ‖hard − soft‖/‖soft‖ of the same rollout, family and leaf weight.
-    - `drawn`, `trained`: tokens of a rollout, those that the policy drew (a prefix once) and those trained
-      on.
+    - `apart`: ‖hard − soft‖/‖soft‖ of the same rollout, family and leaf weight, the largest of all rollouts.
+    - what `_described` says of a rollout, in the mean.
     """
     aims = moments.chosen(target, AIM_OF)
     whole = moments.chosen(target, np.full(len(ESTIMATORS), list(FAMILIES).index(UNBIASED)))
@@ -212,9 +215,10 @@ def _records(
     columns = {
         "variance": moments.variance(total) / norm,
         "bias": moments.squared_bias(total, aims) / norm,
-        "cosine": np.nanmean(np.stack(cosines), axis=0),
+        "squared_mean": moments.squared_norm(total) / norm,
+        "cosine": np.mean(cosines, axis=0),
         "to_gradient": moments.cosine_of_means(total, whole),
-        "apart": np.mean(apart, axis=0),
+        "apart": np.max(apart, axis=0),
     }
     return [
         {
@@ -253,10 +257,16 @@ def _rollouts(
 
 
 def _described(rollout: Rollout) -> dict[str, float]:
-    """What a rollout cost, and whether its groups say anything: `mixed` is the share of those that do."""
+    """What a rollout cost, and whether it says anything.
+
+    - `drawn`, `trained`, `trees`: see `policies.described`.
+    - `reward`: mean of the rows.
+    - `mixed`: share of the groups whose rewards differ; `signal`: whether there is one, 0 or 1.
+    """
     rewards = rollout.reward.reshape(rollout.group.max() + 1, -1)
     mixed = float(np.mean(np.ptp(rewards, axis=1) > 0))
-    return {**described(rollout), "reward": float(rollout.reward.mean()), "mixed": mixed}
+    reward = float(rollout.reward.mean())
+    return {**described(rollout), "reward": reward, "mixed": mixed, "signal": float(mixed > 0)}
 
 
 def _averaged(seen: Sequence[Mapping[str, float]]) -> dict[str, float]:

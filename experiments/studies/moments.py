@@ -5,6 +5,7 @@ x_1 … x_R are estimates from independent rollouts, r is the mean of S others o
     variance   tr Cov(x) = (Σ‖x_i‖² − R‖x̄‖²) / (R − 1)
     bias²      ‖x̄ − r‖² − tr Cov(x)/R − tr Cov(r_1)/S, an unbiased estimate of ‖E[x] − g‖²: around 0 where
                there is no bias, and so below 0 at times
+    length²    ‖x̄‖² − tr Cov(x)/R = Σ_{i≠j} x_i·x_j / (R(R − 1)), an unbiased estimate of ‖E[x]‖²
     cosine     x_i·r / (‖x_i‖·‖g‖), with ‖g‖² from ‖r‖² − tr Cov(r_1)/S
 
 Sums are float64. An axis E in front holds estimators side by side.
@@ -76,10 +77,10 @@ def squared_bias(moments: Moments, target: Moments) -> np.ndarray:
 
 
 def cosine(estimate: np.ndarray, target: Moments) -> np.ndarray:
-    """x·r / (‖x‖·‖g‖) `[E]` of one estimate `[E, D]`; NaN where the estimate is 0."""
+    """x·r / (‖x‖·‖g‖) `[E]` of one estimate `[E, D]`; 0 where the estimate is 0 and points nowhere."""
     estimate = np.asarray(estimate, np.float64)
-    along = np.einsum("ed,ed->e", estimate, mean(target))
-    return _over(along, _square(estimate), squared_norm(target))
+    along, square = np.einsum("ed,ed->e", estimate, mean(target)), _square(estimate)
+    return np.where(square > 0, _over(along, square, squared_norm(target)), 0)
 
 
 def cosine_of_means(moments: Moments, target: Moments) -> np.ndarray:

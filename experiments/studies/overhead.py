@@ -2,7 +2,7 @@
 
 All ways draw M rows a prompt and make one update on them, by turns in an order that is rotated; each way's
 first rounds, in which programs compile, are not counted. The programs of a dialogue are waited for one by
-one, so that their seconds add up.
+one, so that their seconds add up; entropy is measured where forks are decided by it, and nowhere else.
 """
 
 from __future__ import annotations
@@ -31,15 +31,16 @@ from experiments.studies.findings import Findings
 from experiments.studies.kept import every_seed
 from experiments.studies.policies import (
     described,
+    dialogue_programs,
     fixed_widths,
     forked_collector,
     policy_after,
-    watched_programs,
     with_seed,
 )
 from gpg_jax.data.examples import Example
-from gpg_jax.decoding.branching import Branching, no_branching
+from gpg_jax.decoding.branching import Branching, arpo_paper, no_branching
 from gpg_jax.decoding.live import LivePrograms
+from gpg_jax.decoding.uncertainty import entropy
 from gpg_jax.training.collect import Collector, collect
 from gpg_jax.training.state import create_state
 from gpg_jax.training.step import Program, Step, make_step
@@ -52,6 +53,7 @@ def default_study() -> ConfigDict:
     - `base`: the experiment whose policy, task and method it is; `schedule.group` is M.
     - `iterations`: that the policy has behind it, those of the cold start among them; 0 for a random policy.
     - `widths`: rows that a row becomes at every boundary, M/width of them beginning at the prompt.
+    - `paper_roots`: N of one more way to fork, ARPO's by entropy, with k = 1; 0 for none.
     - `warm_up`: rounds that are not counted.
     - `seeds`: rounds that are; each has a rollout of every way.
     """
@@ -62,6 +64,7 @@ def default_study() -> ConfigDict:
             "base": ConfigDict(),
             "iterations": 0,
             "widths": (1, 2, 4, 8),
+            "paper_roots": 8,
             "warm_up": 1,
             "seeds": 10,
         }
@@ -69,7 +72,7 @@ def default_study() -> ConfigDict:
 
 
 class Clock:
-    """Seconds in the programs of a dialogue, and steps of its loop, since `reset`."""
+    """Since `reset`: seconds in the programs of a dialogue, steps of its loop, shapes of answers read."""
 
     def __init__(self) -> None:
         self.reset()
@@ -78,6 +81,7 @@ class Clock:
         """Begins anew."""
         self.seconds = dict.fromkeys(LivePrograms._fields, 0.0)
         self.steps = 0
+        self.answers: list[tuple[int, int]] = []
 
     def watch(self, programs: LivePrograms) -> LivePrograms:
         """The programs, each waited for and timed."""
@@ -92,6 +96,8 @@ class Clock:
             self.seconds[name] += time.perf_counter() - started
             if before is not None:
                 self.steps += int(np.max(np.asarray(result.length) - before))
+            if name == "append":
+                self.answers.append(arguments[4].shape)
             return result
 
         return run
@@ -157,27 +163,40 @@ _UNCOUNTED = 2**31
 
 
 def make_ways(config: ConfigDict, setup: Setup) -> dict[str, Way]:
-    """GRPO without forks, and the method of `base` at every width."""
+    """GRPO without forks, and the method of `base` at every width and with ARPO's forks."""
     if setup.schedule.plan.shards > 1:
         raise ValueError(
             f"seconds are those of one replica, and base.mesh makes {setup.schedule.plan.shards}: set it to "
             "(1, 1, -1)"
         )
-    programs, toolbox = watched_programs(setup), open_toolbox(setup)
-    assert toolbox is not None  # `watched_programs` has seen to it
-    group, forks = setup.schedule.plan.layout.shared, setup.config.branching
+    watched, plain = (dialogue_programs(setup, measured) for measured in (entropy, None))
+    toolbox = open_toolbox(setup)
+    assert toolbox is not None  # `dialogue_programs` has seen to it
+    group, leaf_weight = setup.schedule.plan.layout.shared, setup.config.branching.leaf_weight
     steps = {"GRPO": grpo_like(setup), "own": setup.method}
     compiled = {name: compiled_step(setup, method) for name, method in steps.items()}
 
-    def way(branching: Branching, name: str, leaf_weight: Any) -> Way:
+    def way(branching: Branching, name: str, weight: Any, programs: LivePrograms = plain) -> Way:
         clock = Clock()
         collector = forked_collector(setup, toolbox, clock.watch(programs), branching, (), group)
-        return Way(collector._replace(leaf_weight=leaf_weight), clock, compiled[name], steps[name])
+        return Way(collector._replace(leaf_weight=weight), clock, compiled[name], steps[name])
 
-    forked = fixed_widths(tuple(config.widths), group)
-    return {"GRPO": way(no_branching(group), "GRPO", "uniform")} | {
-        f"width {name}": way(branching, "own", forks.leaf_weight) for name, branching in forked.items()
+    widths = fixed_widths(tuple(config.widths), group)
+    return {
+        "GRPO": way(no_branching(group), "GRPO", "uniform"),
+        **{f"width {width}": way(branching, "own", leaf_weight) for width, branching in widths.items()},
+        **{
+            name: way(branching, "own", leaf_weight, watched)
+            for name, branching in _paper(config.paper_roots, group).items()
+        },
     }
+
+
+def _paper(roots: int, group: int) -> dict[str, Branching]:
+    """ARPO's forks by name, where they are asked for."""
+    if not 0 <= roots <= group:
+        raise ValueError(f"paper_roots is {roots}, and a prompt has base.schedule.group={group} rows")
+    return {f"ARPO, N={roots}": arpo_paper(roots, tokens=1)} if roots else {}
 
 
 def grpo_like(setup: Setup) -> Method:
@@ -208,7 +227,8 @@ def measure_way(bench: Bench, name: str, examples: Sequence[Example], key: Array
     - `steps` of the decoding loop.
     - `drawn`, `trained`: tokens that the policy drew, a prefix once, and tokens trained on; `rows` of the
       rollout, and `trees`.
-    - `decode_flops`, `train_flops` by formula, `counted_flops` of the update by XLA.
+    - `decode_flops`, `train_flops` by formula, `program_flops` of the programs that drew, and
+      `counted_flops` of the update by XLA.
     - `others`: cores that other processes used.
     """
     way, setup = bench.ways[name], bench.setup
@@ -222,7 +242,8 @@ def measure_way(bench: Bench, name: str, examples: Sequence[Example], key: Array
         create_state(params, way.method, setup.optimizer, stream(setup.config, "step"))
     )
     updating = timed(lambda: jax.block_until_ready(way.step(state, rollout)), 1, 0)
-    seconds, architecture = way.clock.seconds, setup.architecture
+    seconds, architecture, layout = way.clock.seconds, setup.architecture, setup.schedule.plan.layout
+    run = len(examples), way.clock.steps, way.clock.answers
     return {
         **seconds,
         "host": drawing["seconds"] - sum(seconds.values()),
@@ -231,6 +252,7 @@ def measure_way(bench: Bench, name: str, examples: Sequence[Example], key: Array
         "rows": float(len(rollout.reward)),
         **described(rollout),
         "decode_flops": flops.decode_flops(architecture, rollout),
+        "program_flops": flops.program_flops(architecture, layout, *run),
         "train_flops": flops.train_flops(architecture, rollout),
         "counted_flops": bench.counted.get(name, 0.0),
         "others": max(drawing["others_busy_mean"], updating["others_busy_mean"]),

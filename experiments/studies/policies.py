@@ -15,7 +15,7 @@ from gpg_jax.data.loader import Loader
 from gpg_jax.decoding.branching import Branching, fixed_width
 from gpg_jax.decoding.live import LivePrograms, live_programs
 from gpg_jax.decoding.replicas import compile_dialogue
-from gpg_jax.decoding.uncertainty import entropy
+from gpg_jax.decoding.uncertainty import Uncertainty
 from gpg_jax.environments.toolbox import Toolbox
 from gpg_jax.estimators.filters import every_row
 from gpg_jax.training.collect import Collector, spoken
@@ -59,8 +59,12 @@ def _reading(phase: Phase, batches: Loader, times: int) -> Phase:
     return phase._replace(collector=phase.collector._replace(draw=draw), begin=lambda state: state)
 
 
-def watched_programs(setup: Setup) -> LivePrograms:
-    """The programs of dialogues, the policy's entropy measured before each token.
+def dialogue_programs(setup: Setup, uncertainty: Uncertainty | None) -> LivePrograms:
+    """The programs of dialogues.
+
+    Args:
+      setup: of the run.
+      uncertainty: what is measured before each token, or None.
 
     Raises:
       ValueError: a run whose rows neither call nor fork.
@@ -74,7 +78,7 @@ def watched_programs(setup: Setup) -> LivePrograms:
         new_slots=setup.config.sampling.new_tokens,
         sampling=setup.config.sampling.distribution,
         automaton=setup.automaton,
-        uncertainty=entropy,
+        uncertainty=uncertainty,
         patience=setup.config.tools.patience,
     )
 
@@ -92,13 +96,13 @@ def forked_collector(
     Args:
       setup: of the run.
       toolbox: from `open_toolbox`.
-      programs: from `watched_programs`.
+      programs: from `dialogue_programs`.
       branching: how the rows of a prompt come about.
       examples: P of them.
       group: M, rows of a prompt.
     """
     mesh = setup.schedule.mesh
-    assert setup.turns is not None  # `watched_programs` has seen to it
+    assert setup.turns is not None  # `dialogue_programs` has seen to it
     turns = dataclasses.replace(setup.turns, branching=branching)
     specs = parameter_specs(setup.like.params, mesh)
     converse = compile_dialogue(setup.policy, mesh, specs, programs, turns)

@@ -8,17 +8,17 @@ from typing import Any
 from matplotlib.figure import Figure
 
 from experiments.studies.findings import Cell, interval
-from experiments.studies.identities import PAIRS, TOLERANCE, Pair, is_equal
+from experiments.studies.identities import APART, PAIRS, TOLERANCE, Pair, verdict
 
 WHY = {
-    ("GRPO", "policy gradient"): "the objective's 1/|o|, which the theorem does not have",
-    ("GPG K=1", "policy gradient"): "the same 1/|o|, whatever K",
+    ("GRPO", "Σ A ∇log π"): "the objective's 1/|o|, which the theorem does not have",
+    ("GPG K=1", "Σ A ∇log π"): "the same 1/|o|, whatever K",
     ("GPG K=4, product", "GPG K=4"): "a unit's product against its geometric mean",
     ("GPG K=4", "GPG K=1"): "units",
     ("GPG K=4", "GRPO"): "units",
     ("GPG K=1", "GRPO"): "units, as GSPO and GRPO differ at one clip",
     ("GPG K=1", "GSPO"): "the clip alone",
-    ("GPG K=1, token sum", "policy gradient"): "the ratio, which the policy gradient has none of",
+    ("GPG K=1, token sum", "Σ A ∇log π"): "the ratio, of which the theorem's form has none",
 }
 """What parts two methods that are not one."""
 
@@ -39,8 +39,8 @@ def table(found: Sequence[Mapping[str, Any]]) -> list[dict[str, Cell]]:
                 "first": pair.first,
                 "second": pair.second,
                 "policy": pair.policy,
-                "should be": "equal" if pair.equal else "different",
-                "is": "equal" if is_equal(records) else "different",
+                "should be": _expected(pair),
+                "is": verdict(records),
                 **{name: interval([record[key] for record in records]) for name, key in columns.items()},
             }
         )
@@ -57,7 +57,8 @@ def draw(found: Sequence[Mapping[str, Any]]) -> Figure:
         axis.plot(values, [place] * len(values), marker, color=colour, markersize=6, alpha=0.7)
     axis.set_xscale("symlog", linthresh=1e-9)
     axis.set_xlim(left=-2e-10)
-    axis.axvline(TOLERANCE, color="grey", linestyle=":", linewidth=1)
+    for bound in (TOLERANCE, APART):
+        axis.axvline(bound, color="grey", linestyle=":", linewidth=1)
     axis.set_yticks(range(len(PAIRS)), [f"{one.first} — {one.second} ({one.policy}-policy)" for one in PAIRS])
     axis.invert_yaxis()
     axis.grid(alpha=0.25)
@@ -74,7 +75,7 @@ def draw(found: Sequence[Mapping[str, Any]]) -> Figure:
 def notes(found: Sequence[Mapping[str, Any]]) -> list[str]:
     """What came out, in sentences."""
     records = {pair: [one["pairs"][index] for one in found] for index, pair in enumerate(PAIRS)}
-    odd = [pair for pair in PAIRS if is_equal(records[pair]) != pair.equal]
+    odd = [pair for pair in PAIRS if verdict(records[pair]) != _expected(pair)]
     apart = {
         equal: [record["gradient"] for pair in PAIRS if pair.equal == equal for record in records[pair]]
         for equal in (True, False)
@@ -83,7 +84,7 @@ def notes(found: Sequence[Mapping[str, Any]]) -> list[str]:
     seen = {name: interval([rollout[name] for rollout in rollouts]) for name in rollouts[0]}
     return [
         f"{len(PAIRS) - len(odd)} of {len(PAIRS)} pairs are as they should be"
-        + "".join(f"; {pair.first} and {pair.second} are not, {pair.policy}-policy" for pair in odd)
+        + "".join(f"; {_odd(pair, verdict(records[pair]))}" for pair in odd)
         + ".",
         f"Gradients that should be equal are {max(apart[True]):.1g} apart at most, the others "
         f"{min(apart[False]):.1g} at least.",
@@ -94,8 +95,18 @@ def notes(found: Sequence[Mapping[str, Any]]) -> list[str]:
     ]
 
 
+def _expected(pair: Pair) -> str:
+    return "equal" if pair.equal else "different"
+
+
+def _odd(pair: Pair, found: str) -> str:
+    """What a pair is that is not what it should be."""
+    kind = "neither equal nor different" if found == "neither" else found
+    return f"{pair.first} and {pair.second}, {pair.policy}-policy, are {kind} and should be {_expected(pair)}"
+
+
 def _told(pair: Pair, records: Sequence[Mapping[str, float]]) -> str:
     cosine = interval([record["cosine"] for record in records])
     apart = interval([record["gradient"] for record in records])
-    why = WHY[pair.first, pair.second]
-    return f"{pair.first} and {pair.second}, {pair.policy}-policy: cosine {cosine}, {apart} apart ({why})."
+    why = f" ({WHY[pair.first, pair.second]})" if verdict(records) == "different" else ""
+    return f"{pair.first} and {pair.second}, {pair.policy}-policy: cosine {cosine}, {apart} apart{why}."

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import multiprocessing
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -26,6 +26,13 @@ Lines = list[dict[str, Any]]
 """A run's `metrics.jsonl`."""
 
 
+COUNTED: dict[str, Callable[[Lines], float]] = {
+    "reward, all iterations": lambda own: float(np.mean([line["reward"] for line in own])),
+    "new tokens": lambda own: float(np.sum([line["new_tokens"] for line in own])),
+}
+"""Columns that every table has: name -> its number, from a run's iterations behind the cold start."""
+
+
 def default_study() -> ConfigDict:
     """Every key of such a study.
 
@@ -33,6 +40,7 @@ def default_study() -> ConfigDict:
     - `arms`: name -> the keys that it changes, nested as they are in an experiment; from `in_order`.
     - `pairs`: of arms that are compared, seed by seed; without any, the first with each other.
     - `seeds`: runs of each arm; `jobs` of them at once.
+    - `compared`: columns of the table whose differences are told; their intervals hold together.
     - `columns`: metrics of the table: a held-out accuracy at the end, any other as its mean over the last
       `tail` iterations.
     - `curves`: metrics that are drawn, a panel each.
@@ -47,6 +55,7 @@ def default_study() -> ConfigDict:
             "pairs": (),
             "seeds": 5,
             "jobs": 1,
+            "compared": ("held_out/sampled", "reward, all iterations", "new tokens"),
             "columns": ("held_out/sampled", "reward"),
             "curves": ("reward",),
             "tail": 10,
@@ -91,7 +100,7 @@ def training(config: ConfigDict, workdir: Path, console: Console) -> Findings:
     """
     seeds = range(config.seeds)
     runs = {(arm, seed): experiment_of(config, arm, seed) for arm in config.arms for seed in seeds}
-    pairs = _pairs(config)
+    pairs = compared_pairs(config)
     _train_all(runs, workdir, config.jobs, console)
     lines = {
         arm: [list(records.read(_folder(workdir, arm, seed) / "metrics.jsonl")) for seed in seeds]
@@ -100,9 +109,8 @@ def training(config: ConfigDict, workdir: Path, console: Console) -> Findings:
     first = next(iter(runs.values())).cold_start.steps + 1
     values = {arm: [numbers(config, one, first) for one in found] for arm, found in lines.items()}
     rows = [_row(arm, found) for arm, found in values.items()]
-    return Findings(
-        rows, draw(config, lines), [*_comparisons(values, pairs), *_thresholds(config, lines, first)]
-    )
+    told = [*comparisons(values, pairs, config.compared), *_thresholds(config, lines, first)]
+    return Findings(rows, draw(config, lines), told)
 
 
 def experiment_of(config: ConfigDict, arm: str, seed: int) -> Experiment:
@@ -141,8 +149,7 @@ def numbers(config: ConfigDict, lines: Lines, first: int) -> dict[str, float]:
     """
     own = _iterations(lines, first)
     found = {name: _last(lines, name, config.tail) for name in config.columns}
-    found["reward, all iterations"] = float(np.mean([line["reward"] for line in own]))
-    found["new tokens"] = float(np.sum([line["new_tokens"] for line in own]))
+    found.update({name: count(own) for name, count in COUNTED.items()})
     return found
 
 
@@ -221,23 +228,42 @@ def _row(arm: str, found: Sequence[Mapping[str, float]]) -> dict[str, Cell]:
     return {"arm": arm, **{name: interval([run[name] for run in found]) for name in found[0]}}
 
 
-def _pairs(config: ConfigDict) -> tuple[tuple[str, str], ...]:
+def compared_pairs(config: ConfigDict) -> tuple[tuple[str, str], ...]:
+    """The pairs of arms that a study compares.
+
+    Raises:
+      ValueError: an arm that there is not, or a column that the table does not have.
+    """
     first, *others = config.arms
+    if unknown := set(config.compared) - {*config.columns, *COUNTED}:
+        raise ValueError(f"compared names {', '.join(sorted(unknown))}, which is no column of the table")
     pairs = tuple(config.pairs) or tuple((first, other) for other in others)
-    unknown = {name for pair in pairs for name in pair} - set(config.arms)
-    if unknown:
+    if unknown := {name for pair in pairs for name in pair} - set(config.arms):
         raise ValueError(f"pairs name {', '.join(sorted(unknown))}; the arms are {', '.join(config.arms)}")
     return pairs
 
 
-def _comparisons(
-    values: Mapping[str, Sequence[Mapping[str, float]]], pairs: Sequence[tuple[str, str]]
+def comparisons(
+    values: Mapping[str, Sequence[Mapping[str, float]]],
+    pairs: Sequence[tuple[str, str]],
+    compared: Sequence[str],
 ) -> list[str]:
-    """The first of each pair less the second, seed by seed."""
+    """The first of each pair less the second, seed by seed.
+
+    Args:
+      values: arm -> what `numbers` said of each of its runs.
+      pairs: of arms.
+      compared: columns.
+
+    Returns:
+      A sentence a column and pair; with 95% all of their intervals hold.
+    """
+    count = len(pairs) * len(compared)
     notes = []
-    for one, other in pairs:
-        for column in values[one][0]:
-            apart = paired([run[column] for run in values[one]], [run[column] for run in values[other]])
+    for column in compared:
+        for one, other in pairs:
+            first, second = ([run[column] for run in values[arm]] for arm in (one, other))
+            apart = paired(first, second, count)
             notes.append(f"{column}: {one} less {other} is {apart} ({_verdict(apart)})")
     return notes
 
@@ -245,7 +271,7 @@ def _comparisons(
 def _verdict(apart: Interval) -> str:
     if apart.seeds < 2:
         return "one seed"
-    return "its interval holds 0" if abs(apart.mean) <= apart.half else "its interval does not hold 0"
+    return "not told from 0" if abs(apart.mean) <= apart.half else "told from 0"
 
 
 def _thresholds(config: ConfigDict, lines: Mapping[str, Sequence[Lines]], first: int) -> list[str]:

@@ -56,8 +56,8 @@ def gpg(
     unit_count: int | None = None,
     unit_length: int | None = None,
     markers: tuple[str, ...] | Markers | None = None,
-    marker_noise: float = 0.0,
-    marker_seed: int = 0,
+    boundary_noise: float = 0.0,
+    boundary_seed: int = 0,
     entropy_fraction: float | None = None,
     ratio: str = "unit_geometric",
     calibration: Literal["hard", "soft", "tree"] = "hard",
@@ -87,9 +87,9 @@ def gpg(
       markers: tags that end a unit, from `decoding.markers.compile_markers` (a configuration gives names).
         `marker_fault`, the share of rows that are one unit for a fault, is reported, and each kind of fault
         (`marker_absent`, `marker_unclosed`, `marker_nested`, `marker_stray`).
-      marker_noise: share of the boundaries that are moved to random places, see `units.degraded_units`; 1
+      boundary_noise: share of the boundaries that are moved to random places, see `units.degraded_units`; 1
         cuts at random into as many units.
-      marker_seed: of those places.
+      boundary_seed: of those places.
       entropy_fraction: of a row's tokens that begin a unit, those of highest entropy under the old policy.
       ratio: "token", "unit_geometric" or "unit_product".
       calibration: "hard", the mean over those who share the token; "soft", each row's own; "tree", what a
@@ -114,7 +114,7 @@ def gpg(
     cut = _units(units, unit_count, unit_length, markers, entropy_fraction)
     return compose(
         settings,
-        units=_degraded(cut, markers, marker_noise, marker_seed),
+        units=_degraded(cut, boundary_noise, boundary_seed),
         needs=frozenset({"old", "entropy"} if entropy_fraction is not None else ()),
         watch=_watch(markers, None if calibration == "soft" else PREFIXES[prefix](inclusive)),
         advantage=advantage,
@@ -184,12 +184,9 @@ def _compiled(markers: tuple[str, ...] | Markers) -> Markers:
     return markers
 
 
-def _degraded(units: Units, markers: tuple[str, ...] | Markers | None, noise: float, seed: int) -> Units:
-    if not noise:
-        return units
-    if markers is None or not 0 < noise <= 1:
-        raise ValueError(f"marker_noise={noise} moves the boundaries of markers; it is from 0 to 1")
-    return lambda batch: degraded_units(units(batch), batch.rollout.tokens, noise, seed)
+def _degraded(units: Units, noise: float, seed: int) -> Units:
+    checks.within("boundary_noise", noise, 0, 1)
+    return (lambda batch: degraded_units(units(batch), batch.rollout.tokens, noise, seed)) if noise else units
 
 
 def _watch(

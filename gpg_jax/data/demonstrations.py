@@ -6,7 +6,7 @@ import itertools
 import re
 from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -20,12 +20,25 @@ Turn = tuple[str, str]
 _AUTHORS = {"gpt": "policy", "assistant": "policy", "observation": "tool", "tool": "tool"}
 _ASKERS = {"system": "system", "human": "user", "user": "user"}
 _RESULT = re.compile(r"\s*<result>.*?</result>", re.DOTALL)
+_RESULT_TAG = re.compile(r"</?result>")
 _ANSWER = re.compile(r"<answer>(.*?)</answer>", re.DOTALL)
+
+
+class Demonstrations(NamedTuple):
+    """What a file of them holds.
+
+    Attributes:
+      rows: examples and their turns; the last turn of each is the policy's.
+      left_out: how many rows were not fit.
+    """
+
+    rows: list[tuple[Example, list[Turn]]]
+    left_out: int
 
 
 def read_demonstrations(
     path: str | Path, tools: Collection[str], *, drop_unfit: bool = False
-) -> list[tuple[Example, list[Turn]]]:
+) -> Demonstrations:
     """Reads demonstrations: what was asked, and who wrote what.
 
     A row is asked by `question`, a text, or `prompt`, a text or chat messages, and answered by `turns`,
@@ -42,9 +55,6 @@ def read_demonstrations(
       tools: names of the tools that are called in them.
       drop_unfit: leave out rows whose calls and results do not alternate, which are errors otherwise.
 
-    Returns:
-      Examples and their turns; the last turn of each is the policy's.
-
     Raises:
       ValueError: no such file, another ending, no demonstrations, or a row that is none, and which.
     """
@@ -52,12 +62,14 @@ def read_demonstrations(
     if path.suffix not in (".jsonl", ".json"):
         raise ValueError(f"{path} is neither .jsonl nor .json")
     read: list[tuple[Example, list[Turn]]] = []
+    left_out = 0
     for row, place in json_lines(path) if path.suffix == ".jsonl" else json_list(path):
         asked, said, rest = _layout(row, place)
         try:
             turns = _alternating(said, tools)
         except ValueError as error:
             if drop_unfit:
+                left_out += 1
                 continue
             raise ValueError(f"{place}: {error} (drop_unfit leaves such demonstrations out)") from error
         gold = rest.pop("answer", None)
@@ -65,7 +77,7 @@ def read_demonstrations(
         read.append((Example(prompt_of(asked, place), answer, rest), turns))
     if not read:
         raise ValueError(f"{path} holds no demonstrations of the tools {', '.join(tools) or 'none'}")
-    return read
+    return Demonstrations(read, left_out)
 
 
 def split_turns(response: str, tools: Collection[str]) -> list[Turn]:
@@ -91,8 +103,7 @@ def split_turns(response: str, tools: Collection[str]) -> list[Turn]:
         begin = result.end()
     if response[begin:].strip():
         turns.append(("policy", response[begin:]))
-    if any(author == "policy" and _RESULT.search(text) for author, text in turns):
-        raise ValueError(f"a <result>…</result> follows no call of the tools {', '.join(tools) or 'none'}")
+    _check_own_words(turns, tools)
     return turns
 
 
@@ -144,13 +155,33 @@ def _is_turn(turn: Any) -> bool:
 
 
 def _alternating(said: Sequence[Turn], tools: Collection[str]) -> list[Turn]:
-    """The turns, taken apart where the policy's have the tools' in them."""
-    turns = list(said)
+    """The turns, taken apart where all are the policy's and have the tools' in them."""
     if all(author == "policy" for author, _ in said):
         turns = [turn for _, text in said for turn in split_turns(text, tools)]
+    else:
+        turns = list(said)
+        _check_order(turns, tools)
     if turns[-1][0] != "policy":
         raise ValueError("the policy says nothing behind the last result")
     return turns
+
+
+def _check_order(turns: Sequence[Turn], tools: Collection[str]) -> None:
+    """A tool speaks after the policy's call and nowhere else."""
+    ends = tuple(f"</{tool}>" for tool in tools)
+    for number, (author, _) in enumerate(turns):
+        if author != ("policy", "tool")[number % 2]:
+            raise ValueError(f"turn {number} is the {author}'s; turns are the policy's and a tool's by turns")
+        if author == "tool" and not turns[number - 1][1].rstrip().endswith(ends):
+            raise ValueError(f"turn {number} is a tool's, and turn {number - 1} does not end in a call")
+    _check_own_words(turns, tools)
+
+
+def _check_own_words(turns: Sequence[Turn], tools: Collection[str]) -> None:
+    """What stands in a result is a tool's, and never the policy's: it would be learnt."""
+    if any(author == "policy" and _RESULT_TAG.search(text) for author, text in turns):
+        calls = f"a call of {', '.join(tools)}" if tools else "any call"
+        raise ValueError(f"a <result> or </result> stands outside of what answers {calls}")
 
 
 def _own_answer(text: str) -> str:

@@ -26,7 +26,7 @@ class Tokenizer(NamedTuple):
       token_bytes: one entry an id, the bytes that it adds to the text; `b""` for special tokens and for
         ids without a token.
       vocab_size: number of ids, one more than the largest.
-      eos_ids: ids that end a row.
+      eos_ids: ids that end a row, the `eos_token` of the tokenizer itself first.
       pad_id: id for padding; it is masked wherever it stands.
       special_tokens: role -> text ("bos_token", "eos_token", …), what chat templates may ask for.
       encode_foreign: text of somebody else's, as a tool's result is -> ids, none of them of a special token
@@ -150,10 +150,10 @@ def _foreign_encoder(description: str, roles: set[int]) -> Callable[[str], list[
 def _roles(
     folder: Path, special: dict[str, str], id_of: Callable[[str], int | None]
 ) -> tuple[tuple[int, ...], int]:
-    """End-of-sequence ids and the id of padding."""
+    """End-of-sequence ids, the tokenizer's own first, and the id of padding."""
     generation, config = _read_json(folder / "generation_config.json"), _read_json(folder / "config.json")
-    eos = _ids(generation.get("eos_token_id")) or _ids(config.get("eos_token_id"))
-    eos += _ids(id_of(special.get("eos_token", "")))
+    eos = _ids(id_of(special.get("eos_token", "")))
+    eos += _ids(generation.get("eos_token_id")) or _ids(config.get("eos_token_id"))
     pad = _ids(id_of(special.get("pad_token", "")))
     pad += _ids(generation.get("pad_token_id")) + _ids(config.get("pad_token_id")) + eos + [0]
     return tuple(dict.fromkeys(eos)), pad[0]

@@ -19,6 +19,8 @@ def tree_classes(
 ) -> Array:
     """Classes of the branch tree: rows share a token that was written before they forked.
 
+    O(L·B log depth): owners are looked up by doubling.
+
     Args:
       parent: `int32[B]`, the row that each row was forked from, itself for a root.
       fork: `int32[B]`, first position that is the row's own.
@@ -31,15 +33,15 @@ def tree_classes(
       `int32[B, L]`, in 0 .. B-1; meaningless on the prompt and the padding.
     """
     position = jnp.arange(length, dtype=jnp.int32)[None]
-    rows = jnp.broadcast_to(jnp.arange(parent.shape[0], dtype=jnp.int32)[:, None], (parent.shape[0], length))
-    parent, fork = jnp.asarray(parent, jnp.int32), jnp.asarray(fork)
+    parent = jnp.asarray(parent, jnp.int32)[:, None]
+    rows = jnp.arange(parent.shape[0], dtype=jnp.int32)[:, None]
+    above = jnp.where(position < jnp.asarray(fork)[:, None], parent, rows)
 
-    def above(owner: jax.Array) -> jax.Array:
-        return jnp.where(position < fork[owner], parent[owner], owner)
+    def twice(pair: tuple[Array, Array]) -> tuple[Array, Array]:
+        """Whoever wrote a row's token, as far up again: the owner's owner."""
+        return jnp.take_along_axis(pair[0], pair[0], axis=0), pair[0]
 
-    owner, _ = jax.lax.while_loop(
-        lambda pair: jnp.any(pair[0] != pair[1]), lambda pair: (above(pair[0]), pair[0]), (above(rows), rows)
-    )
+    owner, _ = jax.lax.while_loop(lambda pair: jnp.any(pair[0] != pair[1]), twice, twice((above, above)))
     return owner if inclusive else _before(owner, prompt_length, group)
 
 

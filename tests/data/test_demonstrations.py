@@ -37,7 +37,7 @@ def test_a_response_is_taken_apart_behind_calls():
     assert split_turns("no call", ()) == [("policy", "no call")]
     with pytest.raises(ValueError, match=r"no <result>…</result> follows the call that </search> ends"):
         split_turns("<search>a</search> and so <result>b</result>", TOOLS)
-    with pytest.raises(ValueError, match="follows no call of the tools search"):
+    with pytest.raises(ValueError, match="stands outside of what answers a call of search"):
         split_turns(RESPONSE, ("search",))  # the policy would learn to write the result of its code itself
 
 
@@ -70,7 +70,7 @@ def test_a_response_is_taken_apart_behind_calls():
 )
 def test_every_layout_says_the_same(row, tmp_path):
     for name in ("rows.jsonl", "rows.json"):
-        ((example, turns),) = read_demonstrations(written(tmp_path, row, name=name), TOOLS)
+        ((example, turns),) = read_demonstrations(written(tmp_path, row, name=name), TOOLS).rows
         assert (example.prompt, turns) == (ASKED, TURNS)
         assert example.answer == "\\boxed{2}" and example.metadata == {}
 
@@ -81,7 +81,7 @@ def test_a_question_alone_is_a_text_and_other_fields_are_kept(tmp_path):
         {"instruction": "Add.", "input": "1 1", "system": "Be brief.", "output": "<answer>2</answer>"},
         {"conversations": [{"from": "human", "value": "1+1?"}, {"from": "gpt", "value": " It is 2. "}]},
     ]
-    (first, turns), (second, _), (third, _) = read_demonstrations(written(tmp_path, *rows), ())
+    (first, turns), (second, _), (third, _) = read_demonstrations(written(tmp_path, *rows), ()).rows
     assert (first.prompt, first.answer, first.metadata) == ("1+1?", "2", {"source": "mine"})
     assert turns == [("policy", "2")]
     assert [message["content"] for message in second.prompt] == ["Be brief.", "Add.\n1 1"]
@@ -95,19 +95,64 @@ GOOD = {"question": "a", "response": "b"}
     ("row", "message"),
     [
         ({"question": "a", "response": "<search>b</search>"}, "line 2: no <result>"),
-        ({"question": "a", "response": "<result>b</result>"}, "line 2: a <result>…</result> follows no call"),
+        (
+            {"question": "a", "response": "<result>b</result>"},
+            "line 2: a <result> or </result> stands outside",
+        ),
+        (
+            {"question": "a", "response": "<search>b</search><result>a </result> in it</result> and so c"},
+            "line 2: a <result> or </result> stands outside",
+        ),
+        (
+            {
+                "question": "a",
+                "turns": [
+                    ["policy", "<search>b</search><result>c</result>"],
+                    ["tool", "<result>d</result>"],
+                    ["policy", "e"],
+                ],
+            },
+            "line 2: turn 1 is a tool's, and turn 0 does not end in a call",
+        ),
+        (
+            {
+                "question": "a",
+                "turns": [
+                    ["policy", "<result>c</result><search>b</search>"],
+                    ["tool", "<result>d</result>"],
+                    ["policy", "e"],
+                ],
+            },
+            "line 2: a <result> or </result> stands outside",
+        ),
+        ({"question": "a", "turns": [["tool", "c"], ["policy", "b"]]}, "line 2: turn 0 is the tool's"),
+        (
+            {
+                "question": "a",
+                "turns": [["policy", "<search>b</search>"], ["tool", "c"], ["tool", "c"], ["policy", "b"]],
+            },
+            "line 2: turn 2 is the tool's",
+        ),
+        (
+            {"question": "a", "turns": [["policy", "b"], ["tool", "c"], ["policy", "b"]]},
+            "line 2: turn 1 is a tool's",
+        ),
         (
             {"question": "a", "response": "<search>b</search><result>c</result>"},
             "line 2: the policy says nothing",
         ),
-        ({"question": "a", "turns": [["policy", "b"], ["tool", "c"]]}, "line 2: the policy says nothing"),
+        (
+            {"question": "a", "turns": [["policy", "<search>b</search>"], ["tool", "c"]]},
+            "line 2: the policy says nothing",
+        ),
     ],
 )
 def test_calls_and_results_that_do_not_alternate(row, message, tmp_path):
     path = written(tmp_path, GOOD, row)
     with pytest.raises(ValueError, match=message):
         read_demonstrations(path, TOOLS)
-    assert len(read_demonstrations(path, TOOLS, drop_unfit=True)) == 1
+    found = read_demonstrations(path, TOOLS, drop_unfit=True)
+    assert len(found.rows) == 1 and found.left_out == 1
     with pytest.raises(ValueError, match="holds no demonstrations"):
         read_demonstrations(written(tmp_path, row), TOOLS, drop_unfit=True)
 

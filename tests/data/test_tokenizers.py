@@ -70,9 +70,9 @@ def tokenizer(folder):
 
 def test_roles(tokenizer):
     # generation_config names two ends, the tokenizer one of them; config.json is asked last.
-    assert tokenizer.eos_ids == (2, 1)
+    assert tokenizer.eos_ids == (1, 2)  # its own first: what demonstrations end with
     # No pad token and pad_token_id=-1, which old files write for "none": the first end.
-    assert tokenizer.pad_id == 2
+    assert tokenizer.pad_id == 1
     assert tokenizer.special_tokens == {"bos_token": "<|begin|>", "eos_token": "<|end|>"}
 
 

@@ -188,6 +188,11 @@ def spoken(mode: str):
     return speak(branching=MODES[mode])
 
 
+@pytest.mark.parametrize("mode", MODES)
+def test_rows_of_every_mode_are_those_decoded_alone(mode):
+    check_against_rows_alone(spoken(mode))
+
+
 def check_equal(said, expected):
     for name, value, other in zip(said._fields, said, expected, strict=True):
         if name == "log_prob":

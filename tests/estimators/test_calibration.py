@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+
 import hypothesis.strategies as st
 import jax
 import jax.numpy as jnp
@@ -45,9 +47,13 @@ def brute_force(advantage, tokens, lengths, group, weight, inclusive):
     return result
 
 
+SHAPES = [(1, 1), (4, 6), (9, 5)]
+"""Rows, and tokens that they may write: each is compiled once, group sizes and lengths vary inside."""
+
+
 @st.composite
 def rollouts(draw):
-    rows, width = draw(st.integers(1, 9)), draw(st.integers(1, 6))
+    rows, width = draw(st.sampled_from(SHAPES))
     rng = np.random.default_rng(draw(st.integers(0, 10**6)))
     lengths = PROMPT + rng.integers(0, width + 1, rows)
     tokens = rng.integers(0, 3, (rows, PROMPT + width))
@@ -57,11 +63,19 @@ def rollouts(draw):
     return tokens, lengths, group, rng.normal(size=rows), rng.choice([0.0, 0.5, 1.0], rows)
 
 
+@functools.partial(jax.jit, static_argnames="inclusive")
+def calibrated(tokens, lengths, group, advantage, weight, *, inclusive=True):
+    """Classes by equal tokens, where they are meant, and the advantages that they give."""
+    position = jnp.arange(tokens.shape[1])[None]
+    inside = (position >= PROMPT) & (position < lengths[:, None])
+    classes = prefix_classes(tokens, jnp.full_like(lengths, PROMPT), lengths, group, inclusive=inclusive)
+    return classes, inside, calibrate(advantage, classes, inside, weight)
+
+
 @given(rollouts(), st.booleans())
 def test_it_is_the_brute_force(rollout, inclusive):
     tokens, lengths, group, advantage, weight = rollout
-    classes, inside = classes_of(tokens, lengths, group, inclusive=inclusive)
-    found = calibrate(jnp.array(advantage), classes, jnp.array(inside), jnp.array(weight))
+    _, _, found = calibrated(*rollout, inclusive=inclusive)
     expected = brute_force(advantage, tokens, lengths, group, weight, inclusive)
     np.testing.assert_allclose(found, expected, atol=1e-5)
 
@@ -69,11 +83,11 @@ def test_it_is_the_brute_force(rollout, inclusive):
 @given(rollouts())
 def test_it_preserves_the_mean_of_every_class_and_never_spreads(rollout):
     tokens, lengths, group, advantage, _ = rollout
-    classes, inside = classes_of(tokens, lengths, group)
-    found = np.asarray(calibrate(jnp.array(advantage), classes, jnp.array(inside), jnp.ones(len(group))))
+    weight = np.ones(len(group))
+    classes, inside, found = map(np.asarray, calibrated(tokens, lengths, group, advantage, weight))
     for t in range(PROMPT, tokens.shape[1]):
-        for name in np.unique(np.asarray(classes)[inside[:, t], t]):
-            rows = inside[:, t] & (np.asarray(classes)[:, t] == name)
+        for name in np.unique(classes[inside[:, t], t]):
+            rows = inside[:, t] & (classes[:, t] == name)
             np.testing.assert_allclose(found[rows, t].sum(), advantage[rows].sum(), atol=1e-4)
             assert np.ptp(found[rows, t]) < 1e-6
         if inside[:, t].any():
@@ -82,15 +96,11 @@ def test_it_preserves_the_mean_of_every_class_and_never_spreads(rollout):
 
 @given(rollouts(), st.randoms(use_true_random=False))
 def test_the_order_of_rows_does_not_matter(rollout, random):
-    tokens, lengths, group, advantage, weight = rollout
-    order = list(range(len(group)))
+    order = list(range(len(rollout[0])))
     random.shuffle(order)
-
-    def run(rows):
-        classes, inside = classes_of(tokens[rows], lengths[rows], group[rows])
-        return calibrate(jnp.array(advantage[rows]), classes, jnp.array(inside), jnp.array(weight[rows]))
-
-    np.testing.assert_allclose(run(np.arange(len(group)))[np.array(order)], run(np.array(order)), atol=1e-5)
+    _, _, found = calibrated(*rollout)
+    _, _, moved = calibrated(*(rows[order] for rows in rollout))
+    np.testing.assert_allclose(found[np.array(order)], moved, atol=1e-5)
 
 
 def test_two_rows_that_share_two_tokens():

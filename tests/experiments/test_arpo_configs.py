@@ -10,6 +10,7 @@ from pathlib import Path
 import jax
 import numpy as np
 import pytest
+from commands import one_device
 from tiny_chat import tiny_chat_model
 
 from configs import arpo_paper, arpo_smollm2
@@ -113,8 +114,7 @@ def test_a_tiny_run_of_the_papers_setting(model, tmp_path):
         "--config.evaluation.examples=-1", "--config.output.rollouts=1",
     ]  # fmt: skip
     command = [sys.executable, "-m", "experiments.train", *flags]
-    alone = {name: value for name, value in os.environ.items() if name != "GPG_JAX_DATA"}
-    alone |= {"XLA_FLAGS": "", "JAX_PLATFORMS": "cpu", "JAX_DISABLE_MOST_OPTIMIZATIONS": "1"}
+    alone = {name: value for name, value in one_device().items() if name != "GPG_JAX_DATA"}
     child = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, env=alone)
     assert child.returncode == 0, child.stderr
     lines = list(records.read(workdir / output.METRICS))

@@ -8,7 +8,16 @@ import numpy as np
 import pytest
 from matplotlib.figure import Figure
 
-from experiments.studies.findings import Findings, Interval, interval, markdown, paired, write
+from experiments.studies.findings import (
+    Findings,
+    GeometricInterval,
+    Interval,
+    geometric_interval,
+    interval,
+    markdown,
+    paired,
+    write,
+)
 
 
 def test_an_interval_is_students():
@@ -35,6 +44,55 @@ def test_it_covers_the_mean_in_95_of_100_samples():
     covered = np.mean([abs(found.mean) <= found.half for found in map(interval, draws)])
     # Binomial standard error: √(.95·.05/4000) = 0.0034.
     assert abs(covered - 0.95) < 4 * 0.0034
+
+
+def test_a_ratio_and_its_inverse_have_one_interval():
+    # Logs ±log 2: mean 0, s = √2·log 2, and t of one degree is tan(.475π): half the width is t·log 2.
+    found = geometric_interval([2.0, 0.5])
+    assert interval([2.0, 0.5]).mean == 1.25  # what a linear mean makes of two ways that are alike
+    assert found.mean == pytest.approx(1) and found.seeds == 2
+    np.testing.assert_allclose([found.low, found.high], 2.0 ** (np.tan(0.475 * np.pi) * np.array([-1, 1])))
+    one, other = geometric_interval([1.2, 1.5, 1.1]), geometric_interval([1 / 1.2, 1 / 1.5, 1 / 1.1])
+    np.testing.assert_allclose([one.mean, one.low, one.high], [1 / other.mean, 1 / other.high, 1 / other.low])
+    assert str(GeometricInterval(1.2812, 1.049, 1.552, 5)) == "1.28 (1.05–1.55)"
+
+
+def test_positive_numbers_have_positive_intervals():
+    found = geometric_interval([4.0, 9.0, 400.0])
+    assert 0 < found.low < found.mean < found.high and interval([4.0, 9.0, 400.0]).low < 0
+    assert str(geometric_interval([2.5])) == "2.5" and np.isnan(geometric_interval([2.5]).high)
+
+
+@pytest.mark.parametrize("values", [[1.0, 0.0], [1.0, -2.0], [1.0, float("nan")], [float("inf"), 1.0]])
+def test_what_has_no_logarithm_is_not_told(values):
+    assert str(geometric_interval(values)) == "not told"
+    with pytest.raises(ValueError, match="needs a value"):
+        geometric_interval([])
+
+
+def test_what_is_not_a_number_is_not_told(tmp_path):
+    nan = float("nan")
+    rows = [
+        {
+            "way": "K=|o|",
+            "a": interval([nan, 1.0]),
+            "b": geometric_interval([-1.0]),
+            "c": nan,
+            "d": interval([2.0]),
+        }
+    ]
+    path = write(Findings(rows, Figure(), [f"it is {rows[0]['a']}"]), tmp_path, "Which?", "python -m x")
+    assert "| K=\\|o\\| | not told | not told | not told | 2 |" in path.read_text()
+    assert "- it is not told" in path.read_text() and "nan" not in path.read_text()
+
+    def refuse(constant: str) -> None:
+        raise AssertionError(f"{constant} is not JSON")
+
+    text = (tmp_path / "findings.json").read_text()
+    (row,) = json.loads(text, parse_constant=refuse)["rows"]
+    assert row["a"] == {"mean": None, "half": None, "seeds": 2} and row["c"] is None
+    assert row["b"] == {"mean": None, "low": None, "high": None, "seeds": 1}
+    assert row["d"] == {"mean": 2.0, "half": None, "seeds": 1} and row["way"] == "K=|o|"
 
 
 def test_what_is_written_reads_back(tmp_path):

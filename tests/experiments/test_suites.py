@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import functools
 import json
-import os
 import re
 import subprocess
 import sys
@@ -13,6 +12,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from commands import one_device
 from rich.console import Console
 from tiny_chat import tiny_chat_model
 
@@ -355,8 +355,7 @@ def test_the_command_line_asks_a_suite_with_tools(model, tmp_path):
         f"--data={tmp_path}", f"--out={tmp_path / 'o.jsonl'}", "--samples=2", "--examples=2", "--pass_at=2",
     ]  # fmt: skip
     command = [sys.executable, "-m", "experiments.evaluate", *flags]
-    alone = os.environ | {"XLA_FLAGS": "", "JAX_PLATFORMS": "cpu", "JAX_DISABLE_MOST_OPTIMIZATIONS": "1"}
-    child = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, env=alone)
+    child = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, env=one_device())
     assert child.returncode == 0, child.stderr
     rows, table = assert_rescores(tmp_path / "o.jsonl", samples=2)
     assert table["sampling"] == {

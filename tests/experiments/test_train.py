@@ -2,7 +2,6 @@
 
 import functools
 import json
-import os
 import re
 import signal
 import subprocess
@@ -15,6 +14,7 @@ import jax
 import numpy as np
 import pytest
 from absl import flags
+from commands import one_device
 from rich.console import Console
 
 from experiments import command_line, evaluate, output, records, replay
@@ -165,7 +165,9 @@ def test_the_folder_is_locked_to_the_end(tmp_path, monkeypatch):
     check_workdir(tmp_path / "w", config)
 
 
-def test_numbers_that_are_not_finite_stop_the_run(tmp_path):
+def test_numbers_that_are_not_finite_stop_the_run(tmp_path, monkeypatch):
+    first = jax.devices()[:1]
+    monkeypatch.setattr(jax, "devices", lambda *arguments: first)
     config = configure(tmp_path, optimizer__learning_rate=1e38, evaluation__examples=-1)
     with pytest.raises(FloatingPointError, match=r"is (nan|inf) in iteration \d; its rollout is .*npz"):
         train(config, tmp_path / "w")
@@ -179,11 +181,10 @@ def command(
 ) -> subprocess.Popen:
     """The real command on one device; programs that were compiled before are taken from a cache."""
     compiled = {"JAX_COMPILATION_CACHE_DIR": cache, "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0"}
-    alone = {"XLA_FLAGS": "", "JAX_PLATFORMS": "cpu", "PYTHONPATH": str(ROOT)}
     return subprocess.Popen(
         [sys.executable, *(program or ("-m", f"experiments.{module}")), *arguments],
         cwd=ROOT,
-        env=os.environ | alone | (compiled if cache else {}),
+        env=one_device(PYTHONPATH=str(ROOT), **compiled if cache else {}),
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,

@@ -10,7 +10,17 @@ from rich.console import Console
 
 from configs.studies.comparison import get_config
 from experiments.config import Experiment
-from experiments.studies.training import draw, experiment_of, numbers, reached, training
+from experiments.methods import make_method
+from experiments.studies.training import (
+    compared_pairs,
+    comparisons,
+    draw,
+    experiment_of,
+    in_order,
+    numbers,
+    reached,
+    training,
+)
 
 
 def line(step: int, reward: float) -> dict[str, float]:
@@ -70,6 +80,40 @@ def test_the_figure_has_a_band_an_arm():
     (axis,) = draw(config, {"a": runs, "b": runs}).axes
     means = [list(curve.get_ydata()) for curve in axis.lines]
     assert means == [[0, 2, 4, 6, 8]] * 2 and len(axis.collections) == 2
+
+
+def test_arms_keep_their_order_and_the_first_is_compared_with_each_other():
+    config = get_config()
+    config.arms = in_order({"tags": {}, "as many": {}, "whole": {}})
+    assert compared_pairs(config) == (("tags", "as many"), ("tags", "whole"))
+    config.pairs = (("whole", "tags"),)
+    assert compared_pairs(config) == (("whole", "tags"),)
+    config.pairs = (("whole", "tag"),)
+    with pytest.raises(ValueError, match="pairs name tag; the arms are tags, as many, whole"):
+        compared_pairs(config)
+    config.pairs, config.compared = (), ("clip",)
+    with pytest.raises(ValueError, match="compared names clip"):
+        compared_pairs(config)
+
+
+def test_differences_are_told_from_0_together():
+    """1, 2, 3 have the mean 2 and s/√3 = 0.577; t_2 is 4.30 at 95% and 6.21 at 97.5%."""
+    runs = {"a": [2.0, 4.0, 6.0], "b": [1.0, 2.0, 3.0], "c": [2.1, 3.9, 6.0]}
+    values = {arm: [{"x": value} for value in found] for arm, found in runs.items()}
+    alone = comparisons(values, [("a", "b")], ["x"])
+    assert alone == ["x: a less b is 2 ± 2.5 (not told from 0)"]
+    both = comparisons(values, [("a", "b"), ("a", "c")], ["x"])
+    assert both == ["x: a less b is 2 ± 3.6 (not told from 0)", "x: a less c is 0 ± 0.36 (not told from 0)"]
+    values["d"] = [{"x": value - 1} for value in (2.0, 4.0, 6.01)]
+    assert comparisons(values, [("a", "d")], ["x"]) == ["x: a less d is 0.997 ± 0.014 (told from 0)"]
+
+
+def test_the_arms_of_the_comparison_are_charged_alike():
+    config = get_config()
+    for arm in config.arms:
+        run = experiment_of(config, arm, 0)
+        method = make_method(run.method, run.sampling.new_tokens, [b"a", b"b", b"<search>", b"</search>"])
+        assert method.objective.penalties == () and "reference" not in method.needs, arm
 
 
 STUDIES = ("comparison", "segmentation", "calibration", "non_agentic", "scale", "signatures")

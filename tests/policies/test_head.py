@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -81,6 +83,8 @@ def test_an_outside_module_may_mask_its_logits():
     policy, params = from_logits(Masked(), 5)
     tokens, layout = jnp.array([[1, 2, 3, 0], [1, 0, 2, 2]]), Layout(1, 3, 2)
 
+    @functools.partial(jax.jit, static_argnames="chunk")
+    @jax.value_and_grad
     def total(params, chunk):
         fields = score(
             policy,
@@ -97,7 +101,7 @@ def test_an_outside_module_may_mask_its_logits():
         return jnp.sum(fields.entropy + 2 * fields.kl_ref)
 
     for chunk in (0, 2):
-        value, gradient = jax.value_and_grad(total)(params, chunk)
+        value, gradient = total(params, chunk=chunk)
         assert np.isfinite(value) and all(np.all(np.isfinite(leaf)) for leaf in jax.tree.leaves(gradient))
         table = params["table"]
         plain = jnp.where(jnp.arange(5)[None] == 4, -jnp.inf, table) / 0.7

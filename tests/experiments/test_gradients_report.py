@@ -1,0 +1,130 @@
+"""The sentences and the table of the study of gradients, on made-up records."""
+
+import pytest
+
+from experiments.studies import gradients_report as report
+from experiments.studies.estimators import ESTIMATORS, TREE, UNBIASED
+
+PLAIN = {
+    "variance": 2.0,
+    "bias": 0.0,
+    "squared_mean": 1.0,
+    "cosine": 0.5,
+    "to_gradient": 1.0,
+    "apart": 0.0,
+    "signal": 1.0,
+    "mixed": 0.75,
+    "trained": 100.0,
+}
+
+
+def policy_like(*changes, reward=0.5):
+    """What one policy came to, made up: all estimators are alike but for (where, what) changes."""
+    rows = []
+    for branching, drawn in (("1", 100.0), ("2", 80.0)):
+        for estimator in ESTIMATORS:
+            names = dict(zip(("family", "calibration", "leaf_weight"), estimator[:3], strict=True))
+            row = {"branching": branching, **names, **PLAIN, "drawn": drawn}
+            for where, what in changes:
+                row |= what if where.items() <= row.items() else {}
+            rows.append(row)
+    seen = {"reward": 0.3, "mixed": 1.0, "drawn": 100.0}
+    return {"batch": {"reward": reward, "mixed": 0.25}, "policy": seen, "rows": rows}
+
+
+def tree_and_leave_one_out(tree, other):
+    """Changes at width 2 of the two that are compared."""
+    lines = ({"family": TREE, "calibration": "tree"}, {"family": UNBIASED, "calibration": "soft"})
+    return [
+        ({**one, "branching": "2", "leaf_weight": "tree"}, what)
+        for one, what in zip(lines, (tree, other), strict=True)
+    ]
+
+
+def test_tree_advantages_are_compared_over_their_own_length():
+    # Half as long, and so a quarter of the variance over ‖g‖², where the noise over the length is as large:
+    # 4 and 1 times that of leave-one-out, 2 in the geometric mean.
+    found = [
+        policy_like(
+            *tree_and_leave_one_out({"variance": v, "squared_mean": 0.25, "cosine": c}, {"variance": 1.0})
+        )
+        for v, c in ((1.0, 0.30), (0.25, 0.31))
+    ]
+    text = next(note for note in report.notes(found) if "tree advantages" in note)
+    assert "the variance of tree advantages is that of leave-one-out times 2 (" in text
+    assert "their means are 0.5 (0.5–0.5) and 1 (1–1) times as long as without forks" in text
+    assert "∇J is 0.305 ± 0.064, lower than 0.5 ± 0." in text
+    for cosines, word in (((0.7, 0.71), "higher than"), ((0.4, 0.6), "not told from")):
+        found = [policy_like(*tree_and_leave_one_out({"cosine": cosine}, {})) for cosine in cosines]
+        assert f", {word} 0.5 ± 0." in " ".join(report.notes(found))
+    assert "∇J is 0.4, beside 0.5." in " ".join(report.notes(found[:1]))
+
+
+def test_a_mean_that_is_all_noise_is_not_told():
+    where = {"family": TREE, "branching": "2"}
+    found = [policy_like((where, {"squared_mean": size})) for size in (0.5, -0.1)]
+    assert "leave-one-out times not told at 2, where their means are not told and 1 (1–1)" in " ".join(
+        report.notes(found)
+    )
+    row = next(row for row in report.table(found) if row["family"] == TREE and row["width"] == "2")
+    assert str(row[report.OWN]) == str(row[report.LENGTH]) == "not told"
+
+
+def test_the_policy_is_told_by_prompts_as_they_come():
+    assert report.notes([policy_like(reward=0.4), policy_like(reward=0.6)])[0] == (
+        "Without forks the policy earns 0.5 ± 1.3 on a batch of prompts, and 25% of its groups have "
+        "different rewards; on the prompts taken, those of the batch whose rewards differed the most, it "
+        "earns 0.3 ± 0, and 100% have."
+    )
+
+
+def test_calibration_is_told_by_its_largest_change():
+    family = "mean/std, sequence mean"
+    hard = {"family": family, "calibration": "hard", "branching": "2"}
+    found = [
+        policy_like((hard, {"apart": apart, "variance": 2.0 * ratio}))
+        for apart, ratio in ((0.1, 2), (0.3, 0.5))
+    ]
+    notes = report.notes(found)
+    assert notes[1].startswith(f"Under {family} calibration changes a gradient by up to 0.3 of its length; ")
+    assert "that of the soft form times 1 (" in notes[1]  # twice and half
+    assert notes[2].endswith("hard and soft gradients of a rollout differ by 0 of their length at most.")
+
+
+def test_variances_are_compared_by_factors():
+    # Twice and half the variance at 0.8 of the tokens.
+    found = [policy_like(({"branching": "2"}, {"variance": 2.0 * ratio})) for ratio in (2, 0.5)]
+    notes = [note for note in report.notes(found) if note.startswith("Variance over that without forks")]
+    assert len(notes) == 3
+    assert all(": 2: 1 (" in note and "at equal rows, 0.8 (" in note for note in notes)
+
+
+@pytest.mark.parametrize(
+    ("biases", "words"),
+    [
+        ((0.30, 0.31), "0.305 ± 0.064 at 2 (told from 0)"),
+        ((-0.1, 0.3), "0.1 ± 2.5 at 2 (not told from 0)"),
+        ((0.2,), "0.2 at 2 (one policy)"),
+    ],
+)
+def test_a_bias_is_told_from_0_or_not(biases, words):
+    where = {"branching": "2", "family": UNBIASED, "calibration": "soft", "leaf_weight": "tree"}
+    found = [policy_like((where, {"bias": bias})) for bias in biases]
+    assert f"with tree leaf weights ({UNBIASED}), is {words}." in " ".join(report.notes(found))
+
+
+def test_the_table_and_the_picture_bear_what_is_not_told():
+    nothing = {"to_gradient": float("nan"), "squared_mean": -1.0, "variance": 0.0}
+    found = [policy_like(({"branching": "2"}, nothing)), policy_like()]
+    rows = report.table(found)
+    assert len(rows) == 8  # a row for each family and way: what is not told is alike, too
+    assert {str(row["variance"]) for row in rows if row["width"] == "2"} == {"not told"}
+    assert rows[0]["groups with signal"].mean == 0.75 and rows[0]["rollouts with signal"].mean == 1
+    report.draw(found)
+    report.draw(found[:1])
+
+
+def test_without_forks_nothing_is_said_of_them():
+    found = [policy_like(({"branching": "2"}, {"drawn": 100.0}))]
+    notes = report.notes(found)
+    assert len(notes) == 4 and notes[1] == "No row was forked." and "mean estimate's cosine" in notes[2]
