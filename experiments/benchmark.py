@@ -107,8 +107,9 @@ def train_step(options: argparse.Namespace) -> Callable[[], object]:
     from gpg_jax.algorithms import ALGORITHMS
     from gpg_jax.policies.score import Layout
     from gpg_jax.training.plan import Plan
+    from gpg_jax.training.program import Program
     from gpg_jax.training.state import create_state
-    from gpg_jax.training.step import Program, compile_step, make_step
+    from gpg_jax.training.step import compile_step, make_step
 
     policy, params = _policy(options)
     rows = options.prompts * options.group

@@ -50,9 +50,10 @@ from gpg_jax.training.checkpoints import template
 from gpg_jax.training.collect import Collector, Decode, Write, decoded, demonstrated, spoken
 from gpg_jax.training.loop import Phase
 from gpg_jax.training.plan import Plan
+from gpg_jax.training.program import Program
 from gpg_jax.training.sharding import ROWS, parameter_specs, state_shardings
 from gpg_jax.training.state import TrainState, create_state
-from gpg_jax.training.step import Program, Step, compile_step, make_step
+from gpg_jax.training.step import Step, compile_step, make_step
 from gpg_jax.types import Array, Batch, Method, Params, Rollout
 
 STREAMS = {"init": 0, "step": 1, "rollout": 2, "evaluation": 3}

@@ -42,8 +42,9 @@ from gpg_jax.decoding.branching import Branching, arpo_paper, no_branching
 from gpg_jax.decoding.live import LivePrograms
 from gpg_jax.decoding.uncertainty import entropy
 from gpg_jax.training.collect import Collector, collect
+from gpg_jax.training.program import Program
 from gpg_jax.training.state import create_state
-from gpg_jax.training.step import Program, Step, make_step
+from gpg_jax.training.step import Step, make_step
 from gpg_jax.types import Array, Method, Params, Rollout
 
 

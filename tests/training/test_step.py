@@ -17,9 +17,11 @@ from gpg_jax.losses import objective
 from gpg_jax.losses.penalties import entropy_bonus, kl_penalty
 from gpg_jax.policies.score import score
 from gpg_jax.training.plan import Plan
+from gpg_jax.training.program import Program
 from gpg_jax.training.sharding import ROWS, make_mesh, row_shards, state_shardings
 from gpg_jax.training.state import create_state
-from gpg_jax.training.step import Program, compile_step, make_step, minibatch_rows
+from gpg_jax.training.step import compile_step, make_step
+from gpg_jax.training.updates import minibatch_rows
 from gpg_jax.types import Batch, Scores
 
 RATE = 0.3

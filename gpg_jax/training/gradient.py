@@ -1,0 +1,74 @@
+"""The gradient of a loss over a global minibatch: the sum over micro-batches and devices."""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+
+from gpg_jax.losses import metrics as measures
+from gpg_jax.losses.objective import loss, weigh
+from gpg_jax.training.program import Program
+from gpg_jax.training.scoring import Networks, cut, networks_of, own_rows, score_rows
+from gpg_jax.training.state import TrainState
+from gpg_jax.types import Array, Batch, Estimate
+
+
+def trained(program: Program, networks: Networks) -> Networks:
+    """What an update changes; None for what it leaves as it is."""
+    valued = "critic" in program.trains and "value" in program.method.needs
+    return Networks(
+        networks.policy if "policy" in program.trains else None, networks.critic if valued else None
+    )
+
+
+def gradient(
+    program: Program, state: TrainState, batch: Batch, fixed: Estimate, coefficients: tuple[Array, ...]
+) -> tuple[Networks, measures.Metrics]:
+    """The gradient of the loss over a global minibatch: the sum over its micro-batches."""
+    objective, plan = program.method.objective, program.plan
+    reference = state.reference if "kl_ref" in program.method.needs else None
+    whole_networks = networks_of(state)
+
+    def part_loss(moving: Networks, part):
+        rows, kept, (weights, penalty_weights) = part
+        rows = rows._replace(rollout=program.constrain(rows.rollout))
+        networks = Networks(
+            *(own if mine is None else mine for mine, own in zip(moving, whole_networks, strict=True))
+        )
+        scores = score_rows(program, networks, rows.rollout, program.method.needs, reference)
+        if program.fresh:
+            rows = rows._replace(old=jax.lax.stop_gradient(scores))
+        return loss(objective, scores, rows, kept, weights, penalty_weights, coefficients)
+
+    def micro(part) -> tuple[Networks, measures.Metrics]:
+        slope = jax.value_and_grad(part_loss, has_aux=True)
+        (value, seen), grads = slope(trained(program, whole_networks), own_rows(part, program))
+        return grads, {**seen, "loss": (value, jnp.float32(0))}
+
+    def accumulate(total, part):
+        grads, seen = micro(part)
+        return (jax.tree.map(jnp.add, total[0], grads), measures.merge(total[1], seen)), None
+
+    whole = (batch, fixed, weigh(objective, batch.rollout, fixed))
+    if plan.micro_batches == 1:
+        total = micro(whole)
+    else:
+        parts = cut(whole, plan.micro_batches)
+        grads, seen = jax.eval_shape(micro, jax.tree.map(lambda leaf: leaf[0], parts))
+        nothing = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), grads), measures.empty(seen)
+        total, _ = jax.lax.scan(accumulate, nothing, parts)
+    grads, seen = _sum_over_devices(*total, program.axis_name)
+    # The loss is a sum over micro-batches and devices, and a mean over updates alone.
+    return grads, {**seen, "loss": (seen["loss"][0], jnp.float32(1))}
+
+
+def _sum_over_devices(
+    grads: Networks, metrics: measures.Metrics, axis_name: str | None
+) -> tuple[Networks, measures.Metrics]:
+    if axis_name is None:
+        return grads, metrics
+    summed: measures.Metrics = {
+        name: jax.lax.psum(x, axis_name) if isinstance(x, tuple) else jax.lax.pmax(x, axis_name)
+        for name, x in metrics.items()
+    }
+    return jax.lax.psum(grads, axis_name), summed
