@@ -14,10 +14,12 @@ from experiments import output as out
 from experiments import records, transcripts
 from experiments.demonstrations import go_to, place
 from experiments.evaluation import Evaluator, evaluate, make_evaluators
+from experiments.first_state import first_state
 from experiments.measures import broken, measure, score
+from experiments.phases import make_phases
 from experiments.progress import say, show_progress
 from experiments.report import write_report
-from experiments.setup import Setup, first_state, make_phases, open_toolbox, stream
+from experiments.setup import Setup, open_toolbox, stream
 from experiments.workdir import refusals
 from gpg_jax.environments.toolbox import Toolbox
 from gpg_jax.training.checkpoints import Checkpoints, open_checkpoints, restore, save, set_aside
@@ -35,14 +37,16 @@ class Start(NamedTuple):
     """Where a run begins or goes on.
 
     Attributes:
-      step: iterations done.
-      state: behind them.
+      step: the last iteration done, 0 for none.
+      following: the first one to do.
+      state: between them.
       accuracies: what was measured.
       resumed: whether it goes on.
       output: the open folder.
     """
 
     step: int
+    following: int
     state: TrainState
     accuracies: Accuracies
     resumed: bool
@@ -79,13 +83,16 @@ def open_run(setup: Setup, workdir: Path, console: Console) -> tuple[Checkpoints
     checkpoints = open_checkpoints(folder, keep_latest=kept.keep_latest, keep_best=kept.keep_best)
     restored = restore(checkpoints, setup.like, lambda text: say(console, text, "bold red"))
     if restored is None:
-        return checkpoints, Start(0, first_state(setup), {}, False, _open_output(workdir, -1))
+        return checkpoints, Start(0, 1, first_state(setup), {}, False, _open_output(workdir, -1))
     if restored.damaged:
         say(console, f"moved to {set_aside(checkpoints, restored.damaged)}", "bold red")
     say(console, f"resuming after iteration {restored.step}")
     go_to(setup.task, setup.demonstrations, restored.host["cursor"])
     output = _open_output(workdir, restored.step)
-    return checkpoints, Start(restored.step, restored.state, restored.host["accuracies"], True, output)
+    host = restored.host
+    return checkpoints, Start(
+        restored.step, host["following"], restored.state, host["accuracies"], True, output
+    )
 
 
 def finish_run(setup: Setup, workdir: Path, console: Console, checkpoints: Checkpoints, start: Start) -> None:
@@ -114,7 +121,7 @@ def finish_run(setup: Setup, workdir: Path, console: Console, checkpoints: Check
     if is_first():
         config = setup.config
         title = f"{config.method.name} on {config.task.name}, seed {config.seed}"
-        say(console, f"report: {write_report(workdir, title, setup.schedule.cold_steps)}")
+        say(console, f"report: {write_report(workdir, title, setup.schedule.begins)}")
         conclude(console, workdir, start.accuracies, setup.schedule.steps)
 
 
@@ -125,7 +132,7 @@ def train(run: Run, start: Start) -> None:
         make_phases(setup, run.toolbox),
         start.state,
         stream(setup.config, "rollout"),
-        range(start.step + 1, setup.schedule.steps + 1),
+        range(start.following, setup.schedule.steps + 1),
         lambda: place(setup.task, setup.demonstrations),
     )
     with show_progress(run.console, setup.schedule.steps, start.step) as advance:
@@ -163,7 +170,11 @@ def keep(run: Run, iteration: Iteration, metrics: dict[str, float]) -> None:
     if last or _due(step, config.evaluation.every):
         hold_out(run, step, iteration.state.params)
     if last or _due(step, config.checkpoint.every):
-        host = {"cursor": iteration.cursor, "accuracies": run.accuracies}
+        host = {
+            "cursor": iteration.cursor,
+            "following": iteration.following,
+            "accuracies": run.accuracies,
+        }
         save(run.checkpoints, step, iteration.state, host, score=score(run.accuracies, step, metrics))
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from typing import NamedTuple
 
 import jax
@@ -22,8 +23,9 @@ class Schedule(NamedTuple):
       plan: how a rollout is cut.
       mesh: the devices.
       prompts: P.
-      steps: iterations, those of the cold start among them.
+      steps: iterations, those of the cold start and of the value pretraining among them.
       cold_steps: iterations of the cold start, which come first.
+      value_steps: iterations of the value pretraining behind it, at most.
       cold_plan: how their demonstrations are cut, None without any.
       generations: batches of prompts that may be tried for one rollout.
     """
@@ -33,17 +35,37 @@ class Schedule(NamedTuple):
     prompts: int
     steps: int
     cold_steps: int
+    value_steps: int
     cold_plan: Plan | None
     generations: int
 
     @property
+    def numbers(self) -> tuple[range, range, range]:
+        """Iterations of the cold start, of the value pretraining, and of the method."""
+        ends = (1, 1 + self.cold_steps, 1 + self.cold_steps + self.value_steps, 1 + self.steps)
+        cold, value, own = (range(*pair) for pair in itertools.pairwise(ends))
+        return cold, value, own
+
+    @property
+    def begins(self) -> dict[str, range]:
+        """What comes before the method's own iterations, by name."""
+        cold, value, _ = self.numbers
+        return {name: part for name, part in (("demonstrations", cold), ("critic alone", value)) if part}
+
+    @property
     def updates(self) -> int:
-        """Optimizer updates of the run."""
+        """Updates of the policy in the run."""
         return self.updates_through(self.steps)
 
     def updates_through(self, step: int) -> int:
-        """Optimizer updates of the first iterations."""
-        return min(step, self.cold_steps) + max(step - self.cold_steps, 0) * self.plan.updates
+        """Updates of the policy through an iteration."""
+        before = self.cold_steps + self.value_steps
+        return min(step, self.cold_steps) + max(step - before, 0) * self.plan.updates
+
+    @property
+    def critic_updates(self) -> int:
+        """Updates of a critic in the run, at most."""
+        return (self.steps - self.cold_steps) * self.plan.updates
 
     @property
     def new_tokens(self) -> int:
@@ -84,8 +106,9 @@ def derive(config: Experiment, devices: list[jax.Device] | None = None) -> Sched
         plan=plan,
         mesh=mesh,
         prompts=sizes.prompts,
-        steps=cold.steps + sizes.steps,
+        steps=cold.steps + config.critic.pretraining_steps + sizes.steps,
         cold_steps=cold.steps,
+        value_steps=config.critic.pretraining_steps,
         cold_plan=_cold_plan(config, shards) if cold.steps else None,
         generations=sizes.generations,
     )
@@ -121,6 +144,7 @@ def table(config: Experiment, schedule: Schedule, parameters: int, demonstration
         "devices": f"{schedule.mesh.size} {schedule.mesh.devices.flat[0].platform} ({mesh})",
         "cold start": f"{schedule.cold_steps:,} iterations on {schedule.prompts * config.cold_start.batches} "
         f"of {demonstrations}",
+        "value pretraining": _pretraining(config),
         "steps": f"{schedule.steps:,} iterations, {schedule.updates:,} updates",
         "rollout": f"{schedule.prompts} prompts × {layout.shared} = {plan.rows} rows",
         "row": f"{layout.prompt_slots} + {layout.new_slots} = {layout.length} tokens at most",
@@ -133,7 +157,17 @@ def table(config: Experiment, schedule: Schedule, parameters: int, demonstration
         rows["sampling"] = "truncated" if corrected else "truncated and not corrected for (method.correction)"
     if not schedule.cold_steps:
         del rows["cold start"]
+    if not schedule.value_steps:
+        del rows["value pretraining"]
     result = Table(show_header=False, title="schedule", title_justify="left")
     for name, value in rows.items():
         result.add_row(name, value)
     return result
+
+
+def _pretraining(config: Experiment) -> str:
+    critic = config.critic
+    steps = f"{critic.pretraining_steps:,} iterations of the critic alone"
+    if critic.explained_variance is None:
+        return steps
+    return f"at most {steps}, to an explained variance of {critic.explained_variance}"

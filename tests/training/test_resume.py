@@ -14,8 +14,10 @@ from experiments.config import (
     ScheduleConfig,
     TaskConfig,
 )
+from experiments.first_state import first_state
 from experiments.methods import MethodConfig
-from experiments.setup import build, first_state, make_collector, make_phases, stream
+from experiments.phases import make_phases
+from experiments.setup import build, make_collector, stream
 from gpg_jax.training.checkpoints import open_checkpoints, restore, save
 from gpg_jax.training.loop import iterations
 
