@@ -15,7 +15,13 @@ from ml_collections import config_dict
 
 from experiments.config_checks import at_least, one_of
 from experiments.functions import FUNCTIONS
-from experiments.learning_config import ColdStartConfig, CriticConfig, OptimizerConfig, ScheduleConfig
+from experiments.learning_config import (
+    ActorsConfig,
+    ColdStartConfig,
+    CriticConfig,
+    OptimizerConfig,
+    ScheduleConfig,
+)
 from experiments.methods import MethodConfig, nearest
 from experiments.reading import flatten, to_config_dict
 from gpg_jax.data import reversal
@@ -331,6 +337,7 @@ class Experiment:
     schedule: ScheduleConfig = dataclasses.field(default_factory=ScheduleConfig)
     cold_start: ColdStartConfig = dataclasses.field(default_factory=ColdStartConfig)
     critic: CriticConfig = dataclasses.field(default_factory=CriticConfig)
+    actors: ActorsConfig = dataclasses.field(default_factory=ActorsConfig)
     evaluation: EvaluationConfig = EvaluationConfig()
     checkpoint: CheckpointConfig = CheckpointConfig()
     output: OutputConfig = OutputConfig()

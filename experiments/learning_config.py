@@ -137,3 +137,56 @@ class CriticConfig:
                 raise ValueError(
                     "critic.explained_variance ends a pretraining: give critic.pretraining_steps"
                 )
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ActorsConfig:
+    """Who makes rollouts while the learner learns; see `gpg_jax.training.asynchronous`.
+
+    Attributes:
+      count: actors, each a thread; 0 for a learner that makes each rollout itself.
+      devices: of each actor, taken from the end of the list; 0 for all at the learner's one device.
+      bring: "rollouts", which any method learns from, or "gradients", found with the actor's own parameters
+        (A3C).
+      staleness: most iterations that parameters may be behind.
+      delays: simulated staleness, one iteration after the other, again and again, in one thread; empty for
+        actors at their own pace.
+      journal: folder of a run whose deliveries are repeated; None for a run of its own.
+    """
+
+    count: int = 0
+    devices: int = 0
+    bring: str = "rollouts"
+    staleness: int = 1
+    delays: tuple[int, ...] = ()
+    journal: str | None = None
+
+    def __post_init__(self) -> None:
+        for key in ("count", "devices", "staleness"):
+            at_least(f"actors.{key}", getattr(self, key), 0)
+        one_of("actors.bring", self.bring, ("rollouts", "gradients"))
+        if not self.count:
+            if self.delays or self.journal or self.devices or self.bring == "gradients":
+                raise ValueError("actors.count is 0: without actors the rest of the section does nothing")
+            return
+        if self.delays and self.journal:
+            raise ValueError("actors.delays and actors.journal both say what comes when: give one of them")
+        for delay in self.delays:
+            at_least("actors.delays", delay, 0)
+            if delay > self.staleness:
+                raise ValueError(f"actors.delays has {delay}, above actors.staleness={self.staleness}")
+        if not self.repeats and self.count > self.staleness + 1:
+            raise ValueError(
+                f"actors.count is {self.count}, and with actors.staleness={self.staleness} no more than "
+                f"{self.staleness + 1} rollouts can be under way: lower the one or raise the other"
+            )
+
+    @property
+    def repeats(self) -> bool:
+        """Whether what comes when is given."""
+        return bool(self.delays) or self.journal is not None
+
+    @property
+    def memory(self) -> int:
+        """Iterations whose networks the state has to remember."""
+        return self.staleness if self.count and self.repeats else 0

@@ -93,7 +93,18 @@ def compiled_step(
     plan: Plan | None = None,
     trains: frozenset[str] = BOTH,
 ) -> Step:
-    """The training step on the mesh.
+    """The training step on the mesh; see `make_program`."""
+    program = make_program(setup, method, plan, trains)
+    return compile_step(make_step(program), jax.tree.map(lambda leaf: leaf.sharding, setup.like))
+
+
+def make_program(
+    setup: Setup,
+    method: Method | None = None,
+    plan: Plan | None = None,
+    trains: frozenset[str] = BOTH,
+) -> Program:
+    """What a step of the run is made of.
 
     Args:
       setup: of the run.
@@ -102,7 +113,7 @@ def compiled_step(
       trains: what its updates change.
     """
     critic = setup.critic
-    program = Program(
+    return Program(
         policy=setup.policy,
         method=setup.method if method is None else method,
         optimizer=setup.optimizer,
@@ -111,7 +122,6 @@ def compiled_step(
         trains=trains,
         constrain=_rows_on(setup.schedule.mesh),
     )
-    return compile_step(make_step(program), jax.tree.map(lambda leaf: leaf.sharding, setup.like))
 
 
 def _rows_on(mesh: Mesh) -> Callable[[Rollout], Rollout]:

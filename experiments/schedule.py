@@ -10,6 +10,7 @@ from jax.sharding import Mesh
 from rich.table import Table
 
 from experiments.config import Experiment
+from experiments.learning_config import ActorsConfig
 from experiments.methods import budgets
 from gpg_jax.policies.score import Layout
 from gpg_jax.training.plan import Plan
@@ -83,7 +84,7 @@ def derive(config: Experiment, devices: list[jax.Device] | None = None) -> Sched
     Raises:
       ValueError: sizes that do not divide, or a mesh that the devices do not make.
     """
-    sizes, mesh = config.schedule, make_mesh(config.mesh, devices)
+    sizes, mesh = config.schedule, make_mesh(config.mesh, _learners(config.actors, devices))
     shards = row_shards(mesh)
     cold = config.cold_start
     for key, count in (("schedule.prompts", sizes.prompts), ("evaluation.batch", config.evaluation.batch)):
@@ -112,6 +113,18 @@ def derive(config: Experiment, devices: list[jax.Device] | None = None) -> Sched
         cold_plan=_cold_plan(config, shards) if cold.steps else None,
         generations=sizes.generations,
     )
+
+
+def _learners(actors: ActorsConfig, devices: list[jax.Device] | None) -> list[jax.Device]:
+    """The devices that actors leave to the learner."""
+    devices = jax.devices() if devices is None else devices
+    taken = actors.count * actors.devices
+    if taken >= len(devices):
+        raise ValueError(
+            f"{actors.count} actors of {actors.devices} devices leave none of the {len(devices)} to the "
+            "learner: lower actors.count or actors.devices"
+        )
+    return devices[: len(devices) - taken]
 
 
 def _cold_plan(config: Experiment, shards: int) -> Plan:
@@ -149,12 +162,16 @@ def table(config: Experiment, schedule: Schedule, parameters: int, demonstration
         "rollout": f"{schedule.prompts} prompts × {layout.shared} = {plan.rows} rows",
         "row": f"{layout.prompt_slots} + {layout.new_slots} = {layout.length} tokens at most",
         "tokens": f"{new:,} new ones at most an iteration, {new * schedule.steps:,} a run",
+        "actors": _actors(config),
         "updates": f"{plan.epochs} epochs × {plan.minibatches} minibatches of {plan.minibatch_rows} rows",
         "micro-batches": f"{plan.micro_batches} of {plan.micro_rows} rows, {own} a device",
     }
     if config.sampling.distribution.truncated:
-        corrected = config.method.arguments.get("correction", "none") != "none"
-        rows["sampling"] = "truncated" if corrected else "truncated and not corrected for (method.correction)"
+        rows["sampling"] = (
+            "truncated" if _corrected(config) else "truncated and not corrected for (method.correction)"
+        )
+    if not config.actors.count:
+        del rows["actors"]
     if not schedule.cold_steps:
         del rows["cold start"]
     if not schedule.value_steps:
@@ -171,3 +188,19 @@ def _pretraining(config: Experiment) -> str:
     if critic.explained_variance is None:
         return steps
     return f"at most {steps}, to an explained variance of {critic.explained_variance}"
+
+
+def _actors(config: Experiment) -> str:
+    actors = config.actors
+    own = f"{actors.devices} devices each" if actors.devices else "on the learner's device"
+    pace = "at their own pace"
+    if actors.repeats:
+        pace = f"delays {actors.delays}" if actors.delays else f"as in {actors.journal}"
+    stale = f"staleness {actors.staleness} at most"
+    if actors.bring == "rollouts" and actors.staleness and not _corrected(config):
+        stale += ", not corrected for (method.correction)"
+    return f"{actors.count}, {own}, bring {actors.bring}, {pace}, {stale}"
+
+
+def _corrected(config: Experiment) -> bool:
+    return config.method.arguments.get("correction", "none") != "none"

@@ -122,7 +122,7 @@ def build(config: Experiment) -> Setup:
         automaton=_stops(config, task.tokenizer, token_bytes),
         tools=make_tools(config),
         turns=make_turns(config, policy.vocab_size),
-        like=state_like(policy, method, optimizer, critic, schedule.mesh),
+        like=state_like(policy, method, optimizer, critic, schedule.mesh, config.actors.memory),
     )
 
 
@@ -132,6 +132,7 @@ def state_like(
     optimizer: optax.GradientTransformation,
     critic: CriticSetup | None,
     mesh: Mesh,
+    memory: int = 0,
 ) -> TrainState:
     """Shapes, types and places of the state of a run with these parts."""
 
@@ -139,7 +140,7 @@ def state_like(
         params, own = policy.init(key), None
         if critic is not None:
             own = create_critic_state(critic.critic.init(key, params), critic.optimizer)
-        return create_state(params, method, optimizer, key, own)
+        return create_state(params, method, optimizer, key, own, memory)
 
     shapes = jax.eval_shape(create, jax.random.key(0))
     critic_optimizer = None if critic is None else critic.optimizer

@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 import jax
 
 from gpg_jax.training.collect import Asked, Collected, Collector, ask, batch_key, collect
+from gpg_jax.training.deliveries import Delivery
 from gpg_jax.training.state import TrainState
 from gpg_jax.training.step import Step
 from gpg_jax.types import Array
@@ -28,6 +29,8 @@ class Iteration(NamedTuple):
       metrics: name -> `float32[]`, still on the devices.
       cursor: place in the training set behind this iteration's prompts.
       following: number of the next iteration, further on where a phase is over early.
+      delivery: what it was fed with, where actors do not wait for it.
+      told: name -> number, what the host counted besides.
     """
 
     step: int
@@ -36,6 +39,8 @@ class Iteration(NamedTuple):
     metrics: dict[str, Array]
     cursor: Any
     following: int
+    delivery: Delivery | None = None
+    told: dict[str, float] = {}  # noqa: RUF012
 
 
 class Phase(NamedTuple):
