@@ -1,0 +1,73 @@
+"""The comparison of all methods: every one is there, budgets are equal, and the sentences are what they say."""
+
+import numpy as np
+import pytest
+
+from experiments.compare import METHODS, TASK, comparison
+from experiments.studies import methods as study
+from experiments.studies.training import experiment_of
+from gpg_jax.algorithms import ALGORITHMS
+
+
+def lines(rewards, **metrics):
+    return [
+        {"step": step, "reward": float(reward), "seconds": 0.5}
+        | {name: float(values[step - 1]) for name, values in metrics.items()}
+        for step, reward in enumerate(rewards, 1)
+    ]
+
+
+def test_all_methods_of_the_library_and_a3c_share_task_and_budget():
+    config = comparison(["all"], TASK)
+    assert list(config.arms) == [*ALGORITHMS, "a3c"] == list(METHODS)
+    runs = {(arm, 0): experiment_of(config, arm, 0) for arm in config.arms}
+    study.check_budgets(runs)
+    assert {name for (name, _), run in runs.items() if run.actors.count} == {"a3c"}
+    assert [run.method.name for run in runs.values()] == [*ALGORITHMS, "a2c"]
+
+
+def test_another_budget_is_refused():
+    config = comparison(["grpo", "rloo"], TASK)
+    config.arms["rloo"]["schedule"]["group"] = 4
+    runs = {(arm, 0): experiment_of(config, arm, 0) for arm in config.arms}
+    with pytest.raises(ValueError, match="'rloo' has another task, budget"):
+        study.check_budgets(runs)
+
+
+@pytest.mark.parametrize(
+    ("names", "task", "sentence"),
+    [(["grpoo"], TASK, "nearest is 'grpo'"), (["grpo"], TASK.with_name("none.py"), "there is no such file")],
+)
+def test_what_there_is_not(names, task, sentence):
+    with pytest.raises(ValueError, match=sentence):
+        comparison(names, task)
+
+
+def test_the_row_and_the_verdict_of_a_method_that_learns_and_of_one_that_does_not():
+    config = comparison(["grpo", "rloo"], TASK)
+    rising = np.concatenate([np.full(10, 0.2), np.linspace(0.2, 1, 20), np.full(10, 1.0)])
+    learns = study.row(config, "grpo", [lines(rising), lines(rising)])
+    stays = study.row(config, "rloo", [lines(np.full(40, 0.2)), lines(rising)])
+    assert learns["first"].mean == pytest.approx(0.2) and learns["last"].mean == 1
+    assert learns["seeds that learn"] == "2 of 2" and learns["seconds"].mean == 20
+    # the mean of ten consecutive rewards is at 0.9 first where iterations 22 to 31 are at hand
+    means = np.convolve(rising, np.ones(10) / 10, mode="valid")
+    assert learns["iterations until then"].mean == np.flatnonzero(means >= 0.9)[0] + 10
+    assert stays["seeds that learn"] == "1 of 2" and stays["last"].mean == pytest.approx(0.6)
+    told = study.verdict(config, [learns, stays])
+    assert told == "1 of 2 methods begin at 0.3 or below and end at 0.9 or above; not rloo"
+
+
+def test_a_trust_region_is_told_beside_its_radius():
+    config = comparison(["grpo", "trpo"], TASK)
+    kls = [lines([0.2, 0.3], trust_region_kl=[0.004, 0.0097])] * 2
+    (told,) = study.regions(config, {"grpo": [lines([0.2, 0.3])], "trpo": kls})
+    assert told == "trpo: the largest of 4 measured KL(old‖new) is 0.00970 nats an action, δ = 0.01"
+
+
+def test_every_method_has_a_panel():
+    config = comparison(["grpo", "rloo", "dapo"], TASK)
+    figure = study.draw(config, {name: [lines(np.linspace(0, 1, 12))] * 2 for name in config.arms})
+    shown = [axis for axis in figure.axes if axis.axison]
+    assert [axis.get_title() for axis in shown] == ["grpo", "rloo", "dapo"]
+    assert all(len(axis.lines) == 4 for axis in shown)  # two seeds, their mean, the threshold
