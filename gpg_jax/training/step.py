@@ -2,6 +2,8 @@
 
     score old, reference -> estimate -> for every epoch and minibatch: weigh -> sum of micro-batches -> update
 
+or, where the method has an update of its own, that one in the place of the policy's minibatches.
+
 The function is the same on one device, under `jax.jit` on a mesh, and under `pmap` or `shard_map`
 with `axis_name`: weights are normalised over the global minibatch before anything is split, so what
 micro-batches and devices compute are plain sums.
@@ -16,11 +18,13 @@ import jax
 
 from gpg_jax.losses import metrics as measures
 from gpg_jax.losses.objective import estimate, hide_masked, penalty_coefficients
+from gpg_jax.training.conservative import conservative_update
 from gpg_jax.training.program import Program, check_needs, check_shape
 from gpg_jax.training.scoring import networks_of, score_all, score_frozen_policies
 from gpg_jax.training.state import TrainState
+from gpg_jax.training.trust_region_update import trust_region_update
 from gpg_jax.training.updates import updates
-from gpg_jax.types import Array, Rollout
+from gpg_jax.types import Array, Batch, Estimate, Rollout, TrustRegion
 
 Step = Callable[[TrainState, Rollout], tuple[TrainState, dict[str, Array]]]
 
@@ -40,12 +44,11 @@ def make_step(program: Program) -> Step:
         check_shape(program.plan, rollout)
         method = program.method
         batch = score_frozen_policies(program, state, rollout)
-        coefficients = penalty_coefficients(method.objective, state.method)
         fixed, method_state = estimate(method, batch, state.method)
         watched = measures.row_metrics(method.watch(hide_masked(batch), fixed.unit_ids))
         brought = measures.reduce({**measures.rollout_metrics(batch, fixed), **watched})
         brought |= measures.critic_metrics(batch, fixed)
-        state, seen = updates(program, state, batch, fixed, coefficients)
+        state, seen = improve(program, state, batch, fixed)
         reported = {**brought, **seen}
         if "after" in method.needs:
             moved = score_all(program, networks_of(state), rollout, frozenset())
@@ -56,6 +59,32 @@ def make_step(program: Program) -> Step:
         return state, reported
 
     return step
+
+
+def improve(
+    program: Program, state: TrainState, batch: Batch, fixed: Estimate
+) -> tuple[TrainState, dict[str, Array]]:
+    """What the method does with an estimated rollout: minibatches, or an update of its own and a critic's.
+
+    Args:
+      program: what the step is made of.
+      state: before it.
+      batch: the whole rollout.
+      fixed: estimates of its rows.
+    """
+    method = program.method
+    coefficients = penalty_coefficients(method.objective, state.method)
+    if method.update is None or "policy" not in program.trains:
+        return updates(program, state, batch, fixed, coefficients)
+    if isinstance(method.update, TrustRegion):
+        state, seen = trust_region_update(program, method.update, state, batch, fixed)
+    else:
+        state, seen = conservative_update(program, method.update, state, batch, fixed)
+    if "value" not in method.needs or "critic" not in program.trains:
+        return state, seen
+    critics = program._replace(method=method._replace(halt=None), trains=frozenset({"critic"}))
+    state, fitted = updates(critics, state, batch, fixed, coefficients)
+    return state, seen | {name: value for name, value in fitted.items() if name.startswith("critic_")}
 
 
 def compile_step(step: Step, shardings: TrainState | None = None) -> Step:
