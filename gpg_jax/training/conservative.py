@@ -3,7 +3,8 @@
     π′ ≈ argmax E_{s,a~π}[π′/π · Â],   π ← (1 − α)·π + α·π′
 
 Kakade and Langford 2002, "Approximately optimal approximate reinforcement learning", section 4.2. The policy
-is a mixture (`policies.mixture`) whose members are kept newest first, so that the newest is the first.
+is a mixture (`policies.mixture`) of as many members as there is room for. They stand newest first, each
+trained from the one behind it.
 """
 
 from __future__ import annotations
@@ -110,9 +111,10 @@ def gain_of(
     """g and ε of a candidate, from the mixture's own rollout: both are of (π′/π − 1)·Â.
 
     E_{a~π}[(π′/π − 1)·Â] is E_{a~π′} A^π for an advantage from any baseline of the state, V(s_t) or not, and
-    is 0 for π′ = π without noise. g sums it over a response's actions. ε is the largest single one: in
-    expectation it is no smaller than the largest expectation, so that among the states that were visited it
-    errs towards smaller steps; of those that were not, a rollout knows nothing.
+    is 0 for π′ = π without noise. g sums it over a response's actions. ε is the largest single one, or
+    max Â − min Â where that is less: E_{a~π′} A^π is the difference of two averages of Â. The largest of
+    noisy numbers is, in expectation, no smaller than the largest expectation, so that among the states that
+    were visited ε errs towards smaller steps; of those that were not, a rollout knows nothing.
 
     Args:
       objective: whose ratio it is.
@@ -126,7 +128,9 @@ def gain_of(
     log_ratio = jnp.where(mask, log_prob - batch.old.log_prob, 0)
     excess = fixed.correction * (objective.ratio(log_ratio, units) - 1) * fixed.advantage
     weights = sequence_mean_token_sum(rollout, units) * state_discount(rollout.action_mask, discount)
-    return Gain(masked_sum(weights * excess, mask), masked_max(jnp.abs(excess), mask))
+    spread = masked_max(fixed.advantage, mask) + masked_max(-fixed.advantage, mask)
+    worst = jnp.minimum(masked_max(jnp.abs(excess), mask), spread)
+    return Gain(masked_sum(weights * excess, mask), worst)
 
 
 def shift_cost(rule: Conservative, worst: Array, horizon: int) -> Array:
@@ -139,7 +143,9 @@ def shift_cost(rule: Conservative, worst: Array, horizon: int) -> Array:
 def mix_in(params: Params, candidate: Params, alpha: Array) -> Mixed:
     """(1 − α)·π + α·π′, newest member first, in place of a member of weight 0 or else of the lightest.
 
-    The weight of a member that has to go is given to the others in proportion.
+    A member that has to go leaves its weight to the one that was trained from it, which is nearest to it.
+    Shared out among all it would go back to the oldest: of steps that are small, the newest are the lightest,
+    and nothing would ever come of them.
 
     Args:
       params: of the mixture, K ≥ 2 members of one network.
@@ -150,9 +156,9 @@ def mix_in(params: Params, candidate: Params, alpha: Array) -> Mixed:
     slot = jnp.argmin(weights)
     lost = weights[slot]
     slots = jnp.arange(weights.shape[0])
-    rest = (1 - alpha) * jnp.where(slots == slot, 0, weights) / (1 - lost)
-    # Those before the slot move up by one, and leave the first to the newest.
-    shares = jnp.where(slots <= slot, jnp.roll(rest, 1), rest).at[0].set(alpha)
+    rest = (1 - alpha) * weights
+    # Those before the slot move up by one, so that in it there is now the one trained from the member it had.
+    shares = jnp.where(slots <= slot, jnp.roll(rest, 1), rest).at[0].set(alpha).at[slot].add(rest[slot])
     members = params["members"]
 
     def moved(k: int) -> Params:
