@@ -9,26 +9,23 @@ from __future__ import annotations
 import dataclasses
 import datetime
 import math
-from collections.abc import Sequence
 from typing import Any
 
 from ml_collections import config_dict
 
+from experiments.config_checks import at_least, one_of
 from experiments.functions import FUNCTIONS
+from experiments.learning_config import (
+    ActorsConfig,
+    ColdStartConfig,
+    CriticConfig,
+    OptimizerConfig,
+    ScheduleConfig,
+)
 from experiments.methods import MethodConfig, nearest
 from experiments.reading import flatten, to_config_dict
 from gpg_jax.data import reversal
 from gpg_jax.decoding.sampling import Sampling
-
-
-def _at_least(key: str, value: float, least: float) -> None:
-    if value < least:
-        raise ValueError(f"{key} is {value}; it must be at least {least}")
-
-
-def _one_of(key: str, value: Any, allowed: Sequence[Any]) -> None:
-    if value not in allowed:
-        raise ValueError(f"{key} is {value!r}; it must be {' or '.join(map(repr, allowed))}")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -57,8 +54,8 @@ class ModelConfig:
     chunk: int = 0
 
     def __post_init__(self) -> None:
-        _one_of("model.dtype", self.dtype, ("float32", "bfloat16"))
-        _at_least("model.chunk", self.chunk, 0)
+        one_of("model.dtype", self.dtype, ("float32", "bfloat16"))
+        at_least("model.chunk", self.chunk, 0)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -110,7 +107,7 @@ class TaskConfig:
 
     def __post_init__(self) -> None:
         for key in ("prompt_tokens", "examples", "hops", "symbols"):
-            _at_least(f"task.{key}", getattr(self, key), 1)
+            at_least(f"task.{key}", getattr(self, key), 1)
         for name in (self.verifier, *self.rewards):
             if name not in FUNCTIONS:
                 raise ValueError(f"there is no verifier or reward {name!r}; {nearest(name, FUNCTIONS)}")
@@ -144,7 +141,7 @@ class SamplingConfig:
     min_p: float = 0.0
 
     def __post_init__(self) -> None:
-        _at_least("sampling.new_tokens", self.new_tokens, 1)
+        at_least("sampling.new_tokens", self.new_tokens, 1)
         if "" in self.stop:
             raise ValueError("sampling.stop has an empty string, which would stop every response at once")
         if self.temperature <= 0:
@@ -161,97 +158,6 @@ class SamplingConfig:
     def distribution(self) -> Sampling:
         """What the decoding loop reads of it."""
         return Sampling(self.temperature, self.top_k, self.top_p, self.min_p)
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class OptimizerConfig:
-    """AdamW and its learning rate.
-
-    Attributes:
-      learning_rate: at its peak.
-      warm_up: updates of the linear rise.
-      decay: "constant", "linear" or "cosine", to the end of the run.
-      final_fraction: of the peak, at the end of the decay.
-      clip_norm: largest global norm of a gradient, or None.
-      weight_decay: of matrices.
-      b1, b2, eps: AdamW's.
-    """
-
-    learning_rate: float = 1e-3
-    warm_up: int = 0
-    decay: str = "constant"
-    final_fraction: float = 0.0
-    clip_norm: float | None = 1.0
-    weight_decay: float = 0.0
-    b1: float = 0.9
-    b2: float = 0.999
-    eps: float = 1e-8
-
-    def __post_init__(self) -> None:
-        _one_of("optimizer.decay", self.decay, ("constant", "linear", "cosine"))
-        _at_least("optimizer.warm_up", self.warm_up, 0)
-        if self.learning_rate <= 0:
-            raise ValueError(f"optimizer.learning_rate is {self.learning_rate}; it must be above 0")
-        for key in ("b1", "b2"):
-            if not 0 <= getattr(self, key) < 1:
-                raise ValueError(f"optimizer.{key} is {getattr(self, key)}; it must be from 0 to below 1")
-        if self.clip_norm is not None and self.clip_norm <= 0:
-            raise ValueError(f"optimizer.clip_norm is {self.clip_norm}; it must be above 0, or None")
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class ScheduleConfig:
-    """What an iteration is, and how many there are.
-
-    Attributes:
-      steps: iterations: a rollout and the updates on it.
-      prompts: P, prompts of a rollout.
-      group: G, responses to each.
-      epochs: passes over a rollout.
-      minibatches: updates of a pass.
-      micro_batches: parts that a minibatch is summed over.
-      generations: batches of prompts that dynamic sampling may try for one rollout.
-    """
-
-    steps: int = 20
-    prompts: int = 8
-    group: int = 8
-    epochs: int = 1
-    minibatches: int = 1
-    micro_batches: int = 1
-    generations: int = 10
-
-    def __post_init__(self) -> None:
-        for field in dataclasses.fields(self):
-            _at_least(f"schedule.{field.name}", getattr(self, field.name), 1)
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class ColdStartConfig:
-    """Supervised fine-tuning on demonstrations before the method begins.
-
-    Attributes:
-      steps: iterations, an update each; 0 for none.
-      batches: of schedule.prompts demonstrations each, in an iteration.
-      micro_batches: that an iteration's demonstrations are cut into, one after the other.
-      learning_rate: constant throughout; the optimizer's for None. Its warm-up and decay come behind.
-      data: a file of demonstrations, see `gpg_jax.data.demonstrations`; the task's own for None.
-      drop_unfit: whether those of the file that are malformed or too long are left out; otherwise an error.
-    """
-
-    steps: int = 0
-    batches: int = 1
-    micro_batches: int = 1
-    learning_rate: float | None = None
-    data: str | None = None
-    drop_unfit: bool = False
-
-    def __post_init__(self) -> None:
-        if self.learning_rate is not None and self.learning_rate <= 0:
-            raise ValueError(f"cold_start.learning_rate is {self.learning_rate}; it must be above 0, or None")
-        _at_least("cold_start.steps", self.steps, 0)
-        _at_least("cold_start.batches", self.batches, 1)
-        _at_least("cold_start.micro_batches", self.micro_batches, 1)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -273,12 +179,12 @@ class EvaluationConfig:
     batch: int = 64
 
     def __post_init__(self) -> None:
-        _at_least("evaluation.every", self.every, 0)
-        _at_least("evaluation.examples", self.examples, -1)
-        _at_least("evaluation.samples", self.samples, 0)
+        at_least("evaluation.every", self.every, 0)
+        at_least("evaluation.examples", self.examples, -1)
+        at_least("evaluation.samples", self.samples, 0)
         if not self.samples and not self.greedy:
             raise ValueError("evaluation.samples is 0 and evaluation.greedy is off: there is nothing to ask")
-        _at_least("evaluation.batch", self.batch, 1)
+        at_least("evaluation.batch", self.batch, 1)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -296,9 +202,9 @@ class CheckpointConfig:
     keep_best: int = 1
 
     def __post_init__(self) -> None:
-        _at_least("checkpoint.every", self.every, 1)
-        _at_least("checkpoint.keep_latest", self.keep_latest, 1)
-        _at_least("checkpoint.keep_best", self.keep_best, 0)
+        at_least("checkpoint.every", self.every, 1)
+        at_least("checkpoint.keep_latest", self.keep_latest, 1)
+        at_least("checkpoint.keep_best", self.keep_best, 0)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -321,8 +227,8 @@ class OutputConfig:
     tags: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
-        _at_least("output.transcripts", self.transcripts, 0)
-        _at_least("output.rollouts", self.rollouts, 0)
+        at_least("output.transcripts", self.transcripts, 0)
+        at_least("output.rollouts", self.rollouts, 0)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -369,7 +275,7 @@ class ToolsConfig:
         least = {"calls": 0, "retries": 0, "patience": 0}
         for field in dataclasses.fields(self):
             if isinstance(value := getattr(self, field.name), int):
-                _at_least(f"tools.{field.name}", value, least.get(field.name, 1))
+                at_least(f"tools.{field.name}", value, least.get(field.name, 1))
         for key in ("seconds", "python_seconds"):
             if getattr(self, key) <= 0:
                 raise ValueError(f"tools.{key} is {getattr(self, key)}; it must be above 0")
@@ -402,10 +308,10 @@ class BranchingConfig:
     leaf_weight: str = "uniform"
 
     def __post_init__(self) -> None:
-        _one_of("branching.mode", self.mode, ("none", "arpo_paper", "arpo_release", "fixed", "random"))
-        _one_of("branching.leaf_weight", self.leaf_weight, ("uniform", "tree", "forest"))
+        one_of("branching.mode", self.mode, ("none", "arpo_paper", "arpo_release", "fixed", "random"))
+        one_of("branching.leaf_weight", self.leaf_weight, ("uniform", "tree", "forest"))
         for key in ("roots", "tokens", "width"):
-            _at_least(f"branching.{key}", getattr(self, key), 1)
+            at_least(f"branching.{key}", getattr(self, key), 1)
         if not 0 <= self.probability <= 1:
             raise ValueError(f"branching.probability is {self.probability}; it must be from 0 to 1")
 
@@ -427,9 +333,11 @@ class Experiment:
     tools: ToolsConfig = ToolsConfig()
     branching: BranchingConfig = BranchingConfig()
     method: MethodConfig = dataclasses.field(default_factory=MethodConfig)
-    optimizer: OptimizerConfig = OptimizerConfig()
-    schedule: ScheduleConfig = ScheduleConfig()
-    cold_start: ColdStartConfig = ColdStartConfig()
+    optimizer: OptimizerConfig = dataclasses.field(default_factory=OptimizerConfig)
+    schedule: ScheduleConfig = dataclasses.field(default_factory=ScheduleConfig)
+    cold_start: ColdStartConfig = dataclasses.field(default_factory=ColdStartConfig)
+    critic: CriticConfig = dataclasses.field(default_factory=CriticConfig)
+    actors: ActorsConfig = dataclasses.field(default_factory=ActorsConfig)
     evaluation: EvaluationConfig = EvaluationConfig()
     checkpoint: CheckpointConfig = CheckpointConfig()
     output: OutputConfig = OutputConfig()
@@ -438,8 +346,8 @@ class Experiment:
         for key, value in flatten(self).items():
             if isinstance(value, float) and not math.isfinite(value):
                 raise ValueError(f"{key} is {value}; it must be finite")
-        _at_least("seed", self.seed, 0)
-        _at_least("task.seed", self.task.seed, 0)
+        at_least("seed", self.seed, 0)
+        at_least("task.seed", self.task.seed, 0)
         self.method.check_group(self.schedule.group)
 
 

@@ -27,8 +27,9 @@ from rich.console import Console
 from experiments import command_line, records
 from experiments.config import Experiment
 from experiments.evaluation import Answers, evaluate, make_evaluators
+from experiments.first_state import first_state
 from experiments.progress import say
-from experiments.setup import Setup, build, first_state
+from experiments.setup import Setup, build
 from experiments.statistics import pass_at_k
 from experiments.suites.run import Request, run_suite
 from experiments.trained import trained_config, trained_params

@@ -14,8 +14,8 @@ from experiments.setup import Setup
 from gpg_jax.training.loop import Iteration
 from gpg_jax.types import Rollout
 
-CHECKED = ("loss", "gradient_norm")
-"""Metrics that must be finite."""
+CHECKED = ("loss", "gradient_norm", "critic_gradient_norm")
+"""Metrics that must be finite where they are measured."""
 
 
 def measure(setup: Setup, iteration: Iteration, before: float) -> dict[str, float]:
@@ -24,7 +24,9 @@ def measure(setup: Setup, iteration: Iteration, before: float) -> dict[str, floa
     - `reward_failures`: rows for which a reward function raised or gave no number.
     - `generations`, `offered_groups`, `short_groups`: of dynamic sampling, see `training.collect`.
     - `calls`: calls of tools a row, and `tool_*`, what the tools did, where there are any.
-    - `learning_rate`: of the iteration's last update.
+    - `staleness`, `learner_waits`: iterations that a rollout's parameters were behind, and seconds until it
+      came, where actors make them.
+    - `learning_rate`: of the policy's last update so far, 0 before the first.
     - `new_tokens`: that the policy drew; what forked rows share was drawn once.
     - `seconds`, `new_tokens_per_second`: since the iteration before; these alone differ between equal runs,
       and `tool_seconds` and `tool_replayed` where one of them was resumed.
@@ -38,12 +40,13 @@ def measure(setup: Setup, iteration: Iteration, before: float) -> dict[str, floa
     seconds = time.perf_counter() - before  # once the metrics are here, the step is done
     collected = iteration.collected
     updates = setup.schedule.updates_through(iteration.step)
-    rate = run_learning_rate(setup.config, setup.schedule.updates)(updates - 1)
+    rate = run_learning_rate(setup.config, setup.schedule.updates)(updates - 1) if updates else 0.0
     tokens = _drawn(collected.rollout)
     tools = {"calls": float(collected.calls.mean()), **collected.counts} if setup.turns else {}
     return (
         metrics
         | tools
+        | iteration.told
         | {
             "reward_failures": float(len(collected.failures)),
             "generations": float(collected.generations),
@@ -65,7 +68,7 @@ def _drawn(rollout: Rollout) -> int:
 
 def broken(metrics: Mapping[str, float]) -> str | None:
     """The name of a metric that must be finite and is not, or None."""
-    return next((name for name in CHECKED if not math.isfinite(metrics[name])), None)
+    return next((name for name in CHECKED if not math.isfinite(metrics.get(name, 0.0))), None)
 
 
 def score(

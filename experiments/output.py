@@ -16,6 +16,7 @@ from gpg_jax.types import Rollout
 METRICS = "metrics.jsonl"
 TRANSCRIPTS = "transcripts.jsonl"
 EVALUATIONS = "evaluations.jsonl"
+DELIVERIES = "deliveries.jsonl"
 FIELDS = tuple(Rollout.__annotations__)
 
 
@@ -33,7 +34,7 @@ def open_output(workdir: Path, step: int) -> Output:
       workdir: exists, and is the run's.
       step: last step that is kept, -1 for none.
     """
-    for name in (METRICS, TRANSCRIPTS, EVALUATIONS):
+    for name in (METRICS, TRANSCRIPTS, EVALUATIONS, DELIVERIES):
         records.keep_through(workdir / name, step)
     for path in workdir.glob("rollouts/*"):
         if path.suffix in (".npz", ".tmp") and path.stem.isdecimal() and int(path.stem) > step:
@@ -56,8 +57,8 @@ def write_metrics(output: Output, step: int, metrics: Mapping[str, float]) -> No
         output.events.add_scalar(name, value, step)
 
 
-def write_transcripts(output: Output, name: str, rows: Iterable[Mapping[str, Any]]) -> None:
-    """Lines of `transcripts.jsonl` or `evaluations.jsonl`."""
+def write_lines(output: Output, name: str, rows: Iterable[Mapping[str, Any]]) -> None:
+    """Lines of `transcripts.jsonl`, `evaluations.jsonl` or `deliveries.jsonl`."""
     if output.events is not None:
         records.append(output.workdir / name, rows)
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +20,11 @@ PANELS: tuple[Panel, ...] = (
     ("KL", "nats a token (k3)", {"kl_reference": "to the reference", "kl_old_k3": "from the sampler"}),
     ("entropy", "nats a token", {"entropy": "policy"}),
 )
+CRITIC_PANELS: tuple[Panel, ...] = (
+    ("critic", "of the variance of its targets", {"explained_variance": "explained"}),
+    ("critic's error", "mean square", {"value_error": "value and target"}),
+)
+"""Of runs with a critic besides."""
 TOOL_PANELS: tuple[Panel, ...] = (
     (
         "tool calls",
@@ -35,19 +40,21 @@ TOOL_PANELS: tuple[Panel, ...] = (
 """Of runs with tools besides."""
 
 
-def write_report(workdir: Path, title: str, cold_steps: int = 0) -> Path:
+def write_report(workdir: Path, title: str, phases: Mapping[str, range] | None = None) -> Path:
     """Draws `report.png` from `metrics.jsonl`.
 
     Args:
       workdir: of the run.
       title: of the picture.
-      cold_steps: iterations on demonstrations, which are shaded.
+      phases: iterations before the method's own, which are shaded, by name.
 
     Returns:
       The picture's path.
     """
     lines = list(records.read(workdir / "metrics.jsonl"))
-    panels = PANELS + (TOOL_PANELS if any("tool_calls" in line for line in lines) else ())
+    panels = PANELS
+    for metric, further in (("explained_variance", CRITIC_PANELS), ("tool_calls", TOOL_PANELS)):
+        panels += further if any(metric in line for line in lines) else ()
     height = len(panels) // 2
     figure = Figure(figsize=(10, 3.25 * height), layout="constrained")
     axes = figure.subplots(height, 2, sharex=True)
@@ -57,8 +64,10 @@ def write_report(workdir: Path, title: str, cold_steps: int = 0) -> Path:
     for axis in axes[-1]:
         axis.set_xlabel("iteration")
     for axis in axes.flat:
-        if cold_steps:
-            axis.axvspan(0.5, cold_steps + 0.5, color="grey", alpha=0.15, linewidth=0, label="demonstrations")
+        for (name, numbers), shade in zip((phases or {}).items(), ("grey", "tab:blue"), strict=False):
+            axis.axvspan(
+                numbers.start - 0.5, numbers.stop - 0.5, color=shade, alpha=0.15, linewidth=0, label=name
+            )
         if axis.get_legend_handles_labels()[0]:
             axis.legend(fontsize=8, frameon=False)
     figure.suptitle(title)

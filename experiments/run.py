@@ -3,21 +3,26 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 from rich.console import Console
 
 from experiments import output as out
 from experiments import records, transcripts
+from experiments.actors import fed
 from experiments.demonstrations import go_to, place
 from experiments.evaluation import Evaluator, evaluate, make_evaluators
+from experiments.first_state import first_state
 from experiments.measures import broken, measure, score
+from experiments.phases import make_phases
 from experiments.progress import say, show_progress
 from experiments.report import write_report
-from experiments.setup import Setup, first_state, make_phases, open_toolbox, stream
+from experiments.setup import Setup, open_toolbox, stream
 from experiments.workdir import refusals
 from gpg_jax.environments.toolbox import Toolbox
 from gpg_jax.training.checkpoints import Checkpoints, open_checkpoints, restore, save, set_aside
@@ -35,18 +40,22 @@ class Start(NamedTuple):
     """Where a run begins or goes on.
 
     Attributes:
-      step: iterations done.
-      state: behind them.
+      step: the last iteration done, 0 for none.
+      following: the first one to do.
+      state: between them.
       accuracies: what was measured.
       resumed: whether it goes on.
       output: the open folder.
+      fed: where actors stood, if the last iteration was fed by them; see `experiments.actors`.
     """
 
     step: int
+    following: int
     state: TrainState
     accuracies: Accuracies
     resumed: bool
     output: out.Output
+    fed: Any = None
 
 
 class Run(NamedTuple):
@@ -54,6 +63,7 @@ class Run(NamedTuple):
 
     setup: Setup
     toolbox: Toolbox | None
+    open_toolbox: Callable[[], Toolbox | None]
     output: out.Output
     checkpoints: Checkpoints
     evaluators: tuple[Evaluator, ...]
@@ -79,13 +89,22 @@ def open_run(setup: Setup, workdir: Path, console: Console) -> tuple[Checkpoints
     checkpoints = open_checkpoints(folder, keep_latest=kept.keep_latest, keep_best=kept.keep_best)
     restored = restore(checkpoints, setup.like, lambda text: say(console, text, "bold red"))
     if restored is None:
-        return checkpoints, Start(0, first_state(setup), {}, False, _open_output(workdir, -1))
+        return checkpoints, Start(0, 1, first_state(setup), {}, False, _open_output(workdir, -1))
     if restored.damaged:
         say(console, f"moved to {set_aside(checkpoints, restored.damaged)}", "bold red")
     say(console, f"resuming after iteration {restored.step}")
-    go_to(setup.task, setup.demonstrations, restored.host["cursor"])
-    output = _open_output(workdir, restored.step)
-    return checkpoints, Start(restored.step, restored.state, restored.host["accuracies"], True, output)
+    output, host = _open_output(workdir, restored.step), restored.host
+    if not host["fed"]:
+        go_to(setup.task, setup.demonstrations, host["cursor"])
+    return checkpoints, Start(
+        restored.step,
+        host["following"],
+        restored.state,
+        host["accuracies"],
+        True,
+        output,
+        host["cursor"] if host["fed"] else None,
+    )
 
 
 def finish_run(setup: Setup, workdir: Path, console: Console, checkpoints: Checkpoints, start: Start) -> None:
@@ -104,33 +123,24 @@ def finish_run(setup: Setup, workdir: Path, console: Console, checkpoints: Check
     with checkpoints, contextlib.ExitStack() as after:
         after.callback(out.close_output, start.output)
         evaluators = make_evaluators(_judging_once(setup)) if setup.task.held_out else ()
-        toolbox = open_toolbox(setup, workdir / "tools" / str(jax.process_index()))
-        if toolbox is not None:
-            after.callback(toolbox.close)
-        run = Run(setup, toolbox, start.output, checkpoints, evaluators, console, start.accuracies)
+        opened = functools.partial(_opened, setup, workdir / "tools" / str(jax.process_index()), after)
+        run = Run(setup, opened(), opened, start.output, checkpoints, evaluators, console, start.accuracies)
         if not start.resumed:
             hold_out(run, 0, start.state.params)
         train(run, start)
     if is_first():
         config = setup.config
         title = f"{config.method.name} on {config.task.name}, seed {config.seed}"
-        say(console, f"report: {write_report(workdir, title, setup.schedule.cold_steps)}")
+        say(console, f"report: {write_report(workdir, title, setup.schedule.begins)}")
         conclude(console, workdir, start.accuracies, setup.schedule.steps)
 
 
 def train(run: Run, start: Start) -> None:
     """The iterations that are left."""
     setup = run.setup
-    coming = iterations(
-        make_phases(setup, run.toolbox),
-        start.state,
-        stream(setup.config, "rollout"),
-        range(start.step + 1, setup.schedule.steps + 1),
-        lambda: place(setup.task, setup.demonstrations),
-    )
     with show_progress(run.console, setup.schedule.steps, start.step) as advance:
         before = time.perf_counter()
-        for iteration in coming:
+        for iteration in _coming(run, start):
             metrics = measure(setup, iteration, before)
             before = time.perf_counter()
             write(run, iteration, metrics)
@@ -138,12 +148,32 @@ def train(run: Run, start: Start) -> None:
             keep(run, iteration, metrics)
 
 
+def _coming(run: Run, start: Start) -> Iterator[Iteration]:
+    """Iterations whose learner waits for its rollouts, and the method's own behind them if actors feed it."""
+    setup, last = run.setup, run.setup.schedule.steps
+    phases, key = make_phases(setup, run.toolbox), stream(setup.config, "rollout")
+    fed_from = phases[-1].numbers.start if setup.config.actors.count else last + 1
+    state, following = start.state, start.following
+    waiting = range(following, fed_from)
+    for iteration in iterations(phases, state, key, waiting, lambda: place(setup.task, setup.demonstrations)):
+        yield iteration
+        state, following = iteration.state, iteration.following
+    if following > last:
+        return
+    if following == fed_from:
+        state = phases[-1].begin(state)
+    numbers = range(following, last + 1)
+    yield from fed(setup, phases[-1].step, state, numbers, start.fed, run.output.workdir, run.open_toolbox)
+
+
 def write(run: Run, iteration: Iteration, metrics: dict[str, float]) -> None:
     """What an iteration leaves in the folder; stops where its numbers are broken."""
     setup, output, step = run.setup, run.output, iteration.step
     out.write_metrics(output, step, metrics)
+    if iteration.delivery is not None:
+        out.write_lines(output, out.DELIVERIES, [iteration.delivery._asdict()])
     rows = transcripts.of_rollout(setup, iteration.collected, setup.config.output.transcripts)
-    out.write_transcripts(output, out.TRANSCRIPTS, [{"step": step, **row} for row in rows])
+    out.write_lines(output, out.TRANSCRIPTS, [{"step": step, **row} for row in rows])
     for text in list(iteration.collected.failures.values())[:1]:
         say(run.console, f"iteration {step}: {text}", "bold red")
     if wrong := broken(metrics):
@@ -163,7 +193,12 @@ def keep(run: Run, iteration: Iteration, metrics: dict[str, float]) -> None:
     if last or _due(step, config.evaluation.every):
         hold_out(run, step, iteration.state.params)
     if last or _due(step, config.checkpoint.every):
-        host = {"cursor": iteration.cursor, "accuracies": run.accuracies}
+        host = {
+            "cursor": iteration.cursor,
+            "fed": iteration.delivery is not None,
+            "following": iteration.following,
+            "accuracies": run.accuracies,
+        }
         save(run.checkpoints, step, iteration.state, host, score=score(run.accuracies, step, metrics))
 
 
@@ -176,7 +211,7 @@ def hold_out(run: Run, step: int, params: Params) -> None:
         found |= {name: result.mean, f"{name}_low": result.low, f"{name}_high": result.high}
         found |= {f"{name}_{metric}": value for metric, value in answers.counts.items()}
         rows = [{"step": step, "kind": evaluator.kind, **row} for row in answers.transcripts]
-        out.write_transcripts(run.output, out.EVALUATIONS, rows)
+        out.write_lines(run.output, out.EVALUATIONS, rows)
         say(run.console, f"iteration {step}, held-out, {evaluator.kind}: {result}")
         run.accuracies.setdefault(str(step), {})[evaluator.kind] = result.mean
     if found:
@@ -195,6 +230,14 @@ def conclude(console: Console, workdir: Path, accuracies: Accuracies, last: int)
     for kind in others:
         say(console, f"held-out accuracy, {kind}: {first[kind]:.3f} → {final[kind]:.3f}")
     say(console, f"held-out accuracy: {first[main]:.3f} → {final[main]:.3f}")
+
+
+def _opened(setup: Setup, journal: Path, after: contextlib.ExitStack) -> Toolbox | None:
+    """A toolbox that is closed when the run is over, None without tools."""
+    toolbox = open_toolbox(setup, journal)
+    if toolbox is not None:
+        after.callback(toolbox.close)
+    return toolbox
 
 
 def _open_output(workdir: Path, step: int) -> out.Output:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from typing import NamedTuple
 
 import jax
@@ -9,6 +10,7 @@ from jax.sharding import Mesh
 from rich.table import Table
 
 from experiments.config import Experiment
+from experiments.learning_config import ActorsConfig
 from experiments.methods import budgets
 from gpg_jax.policies.score import Layout
 from gpg_jax.training.plan import Plan
@@ -22,8 +24,9 @@ class Schedule(NamedTuple):
       plan: how a rollout is cut.
       mesh: the devices.
       prompts: P.
-      steps: iterations, those of the cold start among them.
+      steps: iterations, those of the cold start and of the value pretraining among them.
       cold_steps: iterations of the cold start, which come first.
+      value_steps: iterations of the value pretraining behind it, at most.
       cold_plan: how their demonstrations are cut, None without any.
       generations: batches of prompts that may be tried for one rollout.
     """
@@ -33,17 +36,37 @@ class Schedule(NamedTuple):
     prompts: int
     steps: int
     cold_steps: int
+    value_steps: int
     cold_plan: Plan | None
     generations: int
 
     @property
+    def numbers(self) -> tuple[range, range, range]:
+        """Iterations of the cold start, of the value pretraining, and of the method."""
+        ends = (1, 1 + self.cold_steps, 1 + self.cold_steps + self.value_steps, 1 + self.steps)
+        cold, value, own = (range(*pair) for pair in itertools.pairwise(ends))
+        return cold, value, own
+
+    @property
+    def begins(self) -> dict[str, range]:
+        """What comes before the method's own iterations, by name."""
+        cold, value, _ = self.numbers
+        return {name: part for name, part in (("demonstrations", cold), ("critic alone", value)) if part}
+
+    @property
     def updates(self) -> int:
-        """Optimizer updates of the run."""
+        """Updates of the policy in the run."""
         return self.updates_through(self.steps)
 
     def updates_through(self, step: int) -> int:
-        """Optimizer updates of the first iterations."""
-        return min(step, self.cold_steps) + max(step - self.cold_steps, 0) * self.plan.updates
+        """Updates of the policy through an iteration."""
+        before = self.cold_steps + self.value_steps
+        return min(step, self.cold_steps) + max(step - before, 0) * self.plan.updates
+
+    @property
+    def critic_updates(self) -> int:
+        """Updates of a critic in the run, at most."""
+        return (self.steps - self.cold_steps) * self.plan.updates
 
     @property
     def new_tokens(self) -> int:
@@ -61,7 +84,7 @@ def derive(config: Experiment, devices: list[jax.Device] | None = None) -> Sched
     Raises:
       ValueError: sizes that do not divide, or a mesh that the devices do not make.
     """
-    sizes, mesh = config.schedule, make_mesh(config.mesh, devices)
+    sizes, mesh = config.schedule, make_mesh(config.mesh, _learners(config.actors, devices))
     shards = row_shards(mesh)
     cold = config.cold_start
     for key, count in (("schedule.prompts", sizes.prompts), ("evaluation.batch", config.evaluation.batch)):
@@ -84,11 +107,24 @@ def derive(config: Experiment, devices: list[jax.Device] | None = None) -> Sched
         plan=plan,
         mesh=mesh,
         prompts=sizes.prompts,
-        steps=cold.steps + sizes.steps,
+        steps=cold.steps + config.critic.pretraining_steps + sizes.steps,
         cold_steps=cold.steps,
+        value_steps=config.critic.pretraining_steps,
         cold_plan=_cold_plan(config, shards) if cold.steps else None,
         generations=sizes.generations,
     )
+
+
+def _learners(actors: ActorsConfig, devices: list[jax.Device] | None) -> list[jax.Device]:
+    """The devices that actors leave to the learner."""
+    devices = jax.devices() if devices is None else devices
+    taken = actors.count * actors.devices
+    if taken >= len(devices):
+        raise ValueError(
+            f"{actors.count} actors of {actors.devices} devices leave none of the {len(devices)} to the "
+            "learner: lower actors.count or actors.devices"
+        )
+    return devices[: len(devices) - taken]
 
 
 def _cold_plan(config: Experiment, shards: int) -> Plan:
@@ -121,19 +157,50 @@ def table(config: Experiment, schedule: Schedule, parameters: int, demonstration
         "devices": f"{schedule.mesh.size} {schedule.mesh.devices.flat[0].platform} ({mesh})",
         "cold start": f"{schedule.cold_steps:,} iterations on {schedule.prompts * config.cold_start.batches} "
         f"of {demonstrations}",
+        "value pretraining": _pretraining(config),
         "steps": f"{schedule.steps:,} iterations, {schedule.updates:,} updates",
         "rollout": f"{schedule.prompts} prompts × {layout.shared} = {plan.rows} rows",
         "row": f"{layout.prompt_slots} + {layout.new_slots} = {layout.length} tokens at most",
         "tokens": f"{new:,} new ones at most an iteration, {new * schedule.steps:,} a run",
+        "actors": _actors(config),
         "updates": f"{plan.epochs} epochs × {plan.minibatches} minibatches of {plan.minibatch_rows} rows",
         "micro-batches": f"{plan.micro_batches} of {plan.micro_rows} rows, {own} a device",
     }
     if config.sampling.distribution.truncated:
-        corrected = config.method.arguments.get("correction", "none") != "none"
-        rows["sampling"] = "truncated" if corrected else "truncated and not corrected for (method.correction)"
+        rows["sampling"] = (
+            "truncated" if _corrected(config) else "truncated and not corrected for (method.correction)"
+        )
+    if not config.actors.count:
+        del rows["actors"]
     if not schedule.cold_steps:
         del rows["cold start"]
+    if not schedule.value_steps:
+        del rows["value pretraining"]
     result = Table(show_header=False, title="schedule", title_justify="left")
     for name, value in rows.items():
         result.add_row(name, value)
     return result
+
+
+def _pretraining(config: Experiment) -> str:
+    critic = config.critic
+    steps = f"{critic.pretraining_steps:,} iterations of the critic alone"
+    if critic.explained_variance is None:
+        return steps
+    return f"at most {steps}, to an explained variance of {critic.explained_variance}"
+
+
+def _actors(config: Experiment) -> str:
+    actors = config.actors
+    own = f"{actors.devices} devices each" if actors.devices else "on the learner's device"
+    pace = "at their own pace"
+    if actors.repeats:
+        pace = f"delays {actors.delays}" if actors.delays else f"as in {actors.journal}"
+    stale = f"staleness {actors.staleness} at most"
+    if actors.bring == "rollouts" and actors.staleness and not _corrected(config):
+        stale += ", not corrected for (method.correction)"
+    return f"{actors.count}, {own}, bring {actors.bring}, {pace}, {stale}"
+
+
+def _corrected(config: Experiment) -> bool:
+    return config.method.arguments.get("correction", "none") != "none"

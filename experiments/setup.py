@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 import dataclasses
-import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple, cast
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 import optax
-from jax.sharding import Mesh, NamedSharding
+from jax.sharding import Mesh
 
 from experiments.config import Experiment, ModelConfig
+from experiments.critics import CriticSetup, make_critic
 from experiments.demonstrations import Demonstrations, load_demonstrations
 from experiments.methods import make_method
 from experiments.optimizers import make_optimizer, run_learning_rate
@@ -29,7 +28,6 @@ from experiments.tools import (
     make_uncertainty,
     tally,
 )
-from gpg_jax.algorithms.supervised import supervised
 from gpg_jax.data.tokenizers import Tokenizer, vocabulary_bytes
 from gpg_jax.decoding.automaton import Automaton, compile_automaton
 from gpg_jax.decoding.branching import LeafWeight, no_branching
@@ -41,21 +39,16 @@ from gpg_jax.decoding.sampling import Sampling
 from gpg_jax.decoding.sharded import compile_decode
 from gpg_jax.environments.toolbox import Toolbox
 from gpg_jax.environments.tools import Tool
-from gpg_jax.estimators.filters import every_row
 from gpg_jax.policies.architecture import Architecture
 from gpg_jax.policies.mixture import mixture, mixture_params
 from gpg_jax.policies.policy import Policy
 from gpg_jax.policies.pretrained import load_pretrained
 from gpg_jax.policies.transformer import transformer
 from gpg_jax.training.checkpoints import template
-from gpg_jax.training.collect import Collector, Decode, Write, decoded, demonstrated, spoken
-from gpg_jax.training.loop import Phase
-from gpg_jax.training.plan import Plan
-from gpg_jax.training.program import Program
-from gpg_jax.training.sharding import ROWS, parameter_specs, state_shardings
-from gpg_jax.training.state import TrainState, create_state
-from gpg_jax.training.step import Step, compile_step, make_step
-from gpg_jax.types import Array, Batch, Conservative, Method, Params, Rollout
+from gpg_jax.training.collect import Collector, Decode, Write, decoded, spoken
+from gpg_jax.training.sharding import parameter_specs, state_shardings
+from gpg_jax.training.state import TrainState, create_critic_state, create_state
+from gpg_jax.types import Array, Batch, Conservative, Method, Params
 
 STREAMS = {"init": 0, "step": 1, "rollout": 2, "evaluation": 3}
 """Independent streams of randomness, each folded into the run's seed."""
@@ -74,6 +67,7 @@ class Setup(NamedTuple):
       pretrained: its parameters on the host, or None where it starts from scratch.
       method: what is done with a rollout.
       optimizer: what is done with a gradient.
+      critic: what gives values, where the method needs them.
       automaton: what stops a response.
       tools: what it may call.
       turns: how it does so, None for rows that neither call nor fork.
@@ -89,6 +83,7 @@ class Setup(NamedTuple):
     pretrained: Params | None
     method: Method
     optimizer: optax.GradientTransformation
+    critic: CriticSetup | None
     automaton: Automaton
     tools: tuple[Tool, ...]
     turns: Turns | None
@@ -114,9 +109,7 @@ def build(config: Experiment) -> Setup:
     policy = transformer(architecture, dtype=jnp.dtype(config.model.dtype), remat=config.model.remat)
     policy, pretrained = _mixed(config, method, policy, pretrained)
     optimizer = make_optimizer(config.optimizer, run_learning_rate(config, schedule.updates))
-    key = jax.random.key(0)
-    shapes = jax.eval_shape(lambda key: create_state(policy.init(key), method, optimizer, key), key)
-    like = template(shapes, state_shardings(shapes, optimizer, schedule.mesh))
+    critic = make_critic(config, method, architecture, schedule.critic_updates)
     return Setup(
         config=config,
         schedule=schedule,
@@ -127,107 +120,39 @@ def build(config: Experiment) -> Setup:
         pretrained=pretrained,
         method=method,
         optimizer=optimizer,
+        critic=critic,
         automaton=_stops(config, task.tokenizer, token_bytes),
         tools=make_tools(config),
         turns=make_turns(config, policy.vocab_size),
-        like=like,
+        like=state_like(policy, method, optimizer, critic, schedule.mesh, config.actors.memory),
     )
+
+
+def state_like(
+    policy: Policy,
+    method: Method,
+    optimizer: optax.GradientTransformation,
+    critic: CriticSetup | None,
+    mesh: Mesh,
+    memory: int = 0,
+) -> TrainState:
+    """Shapes, types and places of the state of a run with these parts."""
+
+    def create(key: Array) -> TrainState:
+        params, own = policy.init(key), None
+        if critic is not None:
+            own = create_critic_state(critic.critic.init(key, params), critic.optimizer)
+        return create_state(params, method, optimizer, key, own, memory)
+
+    shapes = jax.eval_shape(create, jax.random.key(0))
+    critic_optimizer = None if critic is None else critic.optimizer
+    places = state_shardings(shapes, optimizer, mesh, critic_optimizer=critic_optimizer)
+    return template(shapes, places)
 
 
 def stream(config: Experiment, name: str) -> Array:
     """The key of one of `STREAMS`."""
     return jax.random.fold_in(jax.random.key(config.seed), STREAMS[name])
-
-
-def first_state(setup: Setup) -> TrainState:
-    """The state before the first iteration, laid out on the mesh."""
-    places = jax.tree.map(lambda leaf: leaf.sharding, setup.like)
-    key = stream(setup.config, "step")
-
-    def create(params: Params, key: Array) -> TrainState:
-        return create_state(params, setup.method, setup.optimizer, key)
-
-    if setup.pretrained is None:
-        init = jax.jit(setup.policy.init, out_shardings=places.params)
-        params = init(stream(setup.config, "init"))
-    else:
-        params = jax.tree.map(_placed, setup.pretrained, places.params)
-    return jax.jit(create, out_shardings=places, donate_argnums=0)(params, key)
-
-
-def _placed(array: np.ndarray, place: NamedSharding) -> jax.Array:
-    """Each process puts its own part; `jax.device_put` would compare whole arrays between processes."""
-    return jax.make_array_from_callback(array.shape, place, lambda index: array[index])
-
-
-def make_phases(setup: Setup, toolbox: Toolbox | None = None) -> tuple[Phase, ...]:
-    """The cold start, where there is one, and the method's own iterations.
-
-    Args:
-      setup: of the run.
-      toolbox: from `open_toolbox`.
-    """
-    schedule = setup.schedule
-
-    def version(number: int) -> int:
-        return schedule.updates_through(number - 1)
-
-    cold, own = range(1, schedule.cold_steps + 1), range(schedule.cold_steps + 1, schedule.steps + 1)
-    main = Phase(own, make_collector(setup, toolbox), compiled_step(setup), version)
-    if schedule.cold_plan is None:
-        return (main,)
-    method = supervised(state=setup.method.state)
-    method = method._replace(needs=method.needs | ({"entropy"} & setup.method.needs))
-    step = compiled_step(setup, method, schedule.cold_plan)
-    return (
-        Phase(cold, _demonstrations(setup, schedule.cold_plan), step, version),
-        main._replace(begin=_take_reference),
-    )
-
-
-def _demonstrations(setup: Setup, plan: Plan) -> Collector:
-    """What a cold start is collected with: demonstrations in the place of responses."""
-    task, demonstrations = setup.task, setup.demonstrations
-    assert demonstrations is not None  # a schedule with a cold plan has them
-    return Collector(
-        draw=lambda: [
-            example
-            for _ in range(setup.config.cold_start.batches)
-            for example in next(demonstrations.batches)
-        ],
-        encode=task.encode,
-        write=demonstrated(demonstrations.rows, plan.layout.new_slots),
-        judge=task.judge,
-        keep=every_row,
-        prompt_slots=plan.layout.prompt_slots,
-        group=1,
-    )
-
-
-@functools.partial(jax.jit, donate_argnums=0)
-def _take_reference(state: TrainState) -> TrainState:
-    """The policy that the cold start has made is the reference of what follows."""
-    if state.reference is None:
-        return state
-    return dataclasses.replace(state, reference=jax.tree.map(jnp.copy, state.params))
-
-
-def compiled_step(setup: Setup, method: Method | None = None, plan: Plan | None = None) -> Step:
-    """The training step on the mesh.
-
-    Args:
-      setup: of the run.
-      method: another one than the run's, with a state of the same form.
-      plan: another one than the run's.
-    """
-    program = Program(
-        policy=setup.policy,
-        method=setup.method if method is None else method,
-        optimizer=setup.optimizer,
-        plan=setup.schedule.plan if plan is None else plan,
-        constrain=_rows_on(setup.schedule.mesh),
-    )
-    return compile_step(make_step(program), jax.tree.map(lambda leaf: leaf.sharding, setup.like))
 
 
 def compiled_decode(setup: Setup, sampling: Sampling | None = None) -> Decode:
@@ -366,8 +291,3 @@ def _check_lengths(config: Experiment, architecture: Architecture) -> None:
             f"task.prompt_tokens + sampling.new_tokens is {length}, and the model's positions were trained "
             f"for {architecture.max_length} tokens: lower one of them"
         )
-
-
-def _rows_on(mesh: Mesh) -> Callable[[Rollout], Rollout]:
-    place = NamedSharding(mesh, ROWS)
-    return functools.partial(jax.tree.map, lambda leaf: jax.lax.with_sharding_constraint(leaf, place))

@@ -17,6 +17,7 @@ from absl import flags
 from rich.console import Console
 
 from experiments import command_line
+from experiments.actors import check_actors
 from experiments.config import Experiment
 from experiments.run import finish_run, open_run
 from experiments.schedule import table
@@ -58,6 +59,7 @@ def train(config: Experiment, workdir: Path, console: Console) -> None:
         with command_line.sentences():
             on_first(lambda: check_workdir(workdir, config))
             setup = together(lambda: build(config))
+            check_actors(setup)
             lock = on_first(lambda: claim(workdir, config))
             held.enter_context(lock or contextlib.nullcontext())
         shown = setup.demonstrations.summary if setup.demonstrations else ""

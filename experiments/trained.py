@@ -29,7 +29,8 @@ def trained_config(workdir: Path, mesh: Sequence[str]) -> Experiment:
     """
     trained = from_config_dict(Experiment, read_workdir(workdir))
     try:
-        return dataclasses.replace(trained, mesh=tuple(int(size) for size in mesh))
+        actors = dataclasses.replace(trained.actors, devices=0)
+        return dataclasses.replace(trained, mesh=tuple(int(size) for size in mesh), actors=actors)
     except ValueError as error:
         raise ValueError(f"--mesh={','.join(mesh)} is not three numbers, like -1,1,1") from error
 

@@ -19,7 +19,7 @@ CONFIG = "config.json"
 LOCK = ".lock"
 SCRATCH = f".{CONFIG}"
 
-FREE = ("mesh", "checkpoint.every", "checkpoint.keep_latest", "checkpoint.keep_best")
+FREE = ("mesh", "actors.devices", "checkpoint.every", "checkpoint.keep_latest", "checkpoint.keep_best")
 """Keys that may change when a run is resumed: where it runs and when it saves."""
 
 

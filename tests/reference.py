@@ -7,6 +7,7 @@ stop-gradient reads `frozen`, so finite differences in the first give the paper'
 from __future__ import annotations
 
 import numpy as np
+from examples import new_value
 
 from gpg_jax.types import Batch
 
@@ -182,7 +183,88 @@ def gpg(batch: Batch, new, frozen, count: int = 4) -> float:
     return total / len(rows_of(batch))
 
 
+# --------------------------------------------------------------------------------------- with a critic
+
+
+def generalized(batch: Batch, row: int, lambda_: float) -> list[float]:
+    """Â_t = Σ_k λ^k δ_{t+k} over actions, which skip a tool's tokens; γ = 1, nothing behind the end."""
+    values = [float(batch.old.value[row][t]) for t in actions(batch, row)] + [0.0]
+    rewards = [0.0] * (len(values) - 2) + [float(batch.rollout.reward[row])]
+    errors = [reward + values[n + 1] - values[n] for n, reward in enumerate(rewards)]
+    return [sum(lambda_**k * error for k, error in enumerate(errors[n:])) for n in range(len(errors))]
+
+
+def tokens_of(batch: Batch) -> int:
+    return sum(len(actions(batch, i)) for i in rows_of(batch))
+
+
+def squared_error(batch: Batch, targets: dict[int, list[float]], clip: float | None) -> float:
+    """Mean over tokens of (V − G)², or of the larger of it and the square of the clipped value's error."""
+    total = 0.0
+    for i in rows_of(batch):
+        for t, target in zip(actions(batch, i), targets[i], strict=True):
+            old = float(batch.old.value[i][t])
+            new = float(new_value(old))
+            worst = (new - target) ** 2
+            if clip is not None:
+                worst = max(worst, (min(max(new, old - clip), old + clip) - target) ** 2)
+            total += worst
+    return total / tokens_of(batch)
+
+
+def gains_and_targets(batch: Batch, lambda_, target_lambda: float | None = None):
+    """Advantages, and λ-returns of the other λ, of every row; `lambda_` may be a function of the length."""
+    gains, targets = {}, {}
+    for i in rows_of(batch):
+        own = lambda_(len(actions(batch, i))) if callable(lambda_) else lambda_
+        gains[i] = generalized(batch, i, own)
+        other = generalized(batch, i, own if target_lambda is None else target_lambda)
+        values = [float(batch.old.value[i][t]) for t in actions(batch, i)]
+        targets[i] = [gain + value for gain, value in zip(other, values, strict=True)]
+    return gains, targets
+
+
+def a2c(batch: Batch, new, frozen) -> float:
+    """Over N tokens: −(1/N) Σ A·π_θ/sg[π_θ] + ½(1/N) Σ (V − G)² − 0.01·(1/N) Σ H, A = R − V."""
+    gains, targets = gains_and_targets(batch, 1.0)
+    total = 0.0
+    for i in rows_of(batch):
+        for t, gain in zip(actions(batch, i), gains[i], strict=True):
+            total -= gain * np.exp(new[i, t] - frozen[i, t]) + 0.01 * 0.9 * float(batch.old.entropy[i][t])
+    return total / tokens_of(batch) + 0.5 * squared_error(batch, targets, None)
+
+
+def surrogate(batch: Batch, new, gains, low: float, high: float) -> float:
+    """−(1/N) Σ min(rA, clip(r)A) over N tokens."""
+    total = 0.0
+    for i in rows_of(batch):
+        for t, gain in zip(actions(batch, i), gains[i], strict=True):
+            total -= clipped(np.exp(new[i, t] - float(batch.old.log_prob[i][t])), gain, low, high)
+    return total / tokens_of(batch)
+
+
+def ppo(batch: Batch, new, frozen) -> float:
+    """Advantages whitened by the sample's variance, λ = 0.95; both clips at 0.2."""
+    gains, targets = gains_and_targets(batch, 0.95)
+    every = [gain for row in gains.values() for gain in row]
+    mean, variance = float(np.mean(every)), float(np.var(every, ddof=1))
+    white = {i: [(gain - mean) / np.sqrt(variance + 1e-8) for gain in row] for i, row in gains.items()}
+    return surrogate(batch, new, white, 0.2, 0.2) + 0.5 * squared_error(batch, targets, 0.2)
+
+
+def vapo(batch: Batch, new, frozen) -> float:
+    """λ = 1 − 1/0.05·l for the policy, not below 0; λ = 1 for the critic; 0.1 NLL of correct rows."""
+    gains, targets = gains_and_targets(batch, lambda length: max(1 - 1 / (0.05 * length), 0.0), 1.0)
+    correct = [i for i in rows_of(batch) if batch.rollout.outcome[i] >= 1]
+    said = [new[i, t] for i in correct for t in actions(batch, i)]
+    likelihood = 0.1 * float(np.mean(said)) if said else 0.0
+    return surrogate(batch, new, gains, 0.2, 0.28) + 0.5 * squared_error(batch, targets, None) - likelihood
+
+
 REFERENCES = {
+    "a2c": a2c,
+    "ppo": ppo,
+    "vapo": vapo,
     "reinforce": lambda b, n, f: reinforce(b, n, f, returns(b)),
     "reinforce_constant": lambda b, n, f: reinforce(b, n, f, [r - 0.5 for r in returns(b)]),
     # the running mean's first baseline is 0

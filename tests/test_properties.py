@@ -21,9 +21,11 @@ FEW = settings(max_examples=5)
 
 SHIFT_INVARIANT = set(ALGORITHMS) - {"reinforce", "reinforce_constant", "reinforce_running", "vanilla"}
 """Methods whose baseline moves with the rewards."""
+CRITICS = {name for name, make in ALGORITHMS.items() if "value" in make().needs}
+"""Methods whose baseline is a critic's value, which moves with the rewards if it is right."""
 SCALE_INVARIANT = {"grpo", "dapo", "gspo", "gspo_token", "sapo", "gpg"}
 """Methods that divide by the group's std. The others are linear, but for a constant baseline."""
-LINEAR = set(ALGORITHMS) - SCALE_INVARIANT - {"reinforce_constant"}
+LINEAR = set(ALGORITHMS) - SCALE_INVARIANT - CRITICS - {"reinforce_constant"}
 
 
 def with_rollout(batch: Batch, **fields) -> Batch:
@@ -58,8 +60,13 @@ def test_rows_may_stand_in_any_order(name, seed):
 @given(SEEDS, st.floats(-5, 5, width=32))
 def test_a_shift_of_the_rewards_changes_nothing(name, seed, shift):
     batch, scores = examples.random_batch(seed)
-    moved = with_rollout(batch, reward=batch.rollout.reward + np.float32(shift))
-    close(push(name, batch, scores), push(name, moved, scores), 1e-4)
+    shift = np.float32(shift)
+    moved = with_rollout(batch, reward=batch.rollout.reward + shift)
+    expected = push(name, batch, scores)
+    if name in CRITICS:
+        moved = moved._replace(old=moved.old._replace(value=moved.old.value + shift))
+        scores = scores._replace(value=scores.value + shift)
+    close(push(name, moved, scores), expected, 1e-4)
 
 
 @pytest.mark.parametrize("name", sorted(SCALE_INVARIANT | LINEAR))
@@ -73,6 +80,19 @@ def test_a_scale_of_the_rewards_scales_the_push_or_nothing(name, seed, scale):
     close(push(name, scaled, scores), (factor * value, factor * coefficients), 1e-4)
 
 
+@pytest.mark.parametrize(("name", "power"), [("a2c", 1), ("ppo", 0)])
+@FEW
+@given(SEEDS, st.floats(0.125, 8, width=32))
+def test_rewards_and_values_in_another_unit_scale_the_push_unless_it_is_whitened(name, power, seed, scale):
+    batch, scores = examples.random_batch(seed)
+    scale = np.float32(scale)
+    scaled = with_rollout(batch, reward=batch.rollout.reward * scale)
+    scaled = scaled._replace(old=scaled.old._replace(value=scaled.old.value * scale))
+    _, coefficients = push(name, batch, scores)
+    _, moved = push(name, scaled, scores._replace(value=scores.value * scale))
+    np.testing.assert_allclose(moved, scale**power * coefficients, rtol=1e-4, atol=1e-5)
+
+
 @pytest.mark.parametrize("name", ALGORITHMS)
 def test_what_stands_under_the_mask_is_not_read(name):
     batch, scores = examples.random_batch(2)
@@ -80,7 +100,7 @@ def test_what_stands_under_the_mask_is_not_read(name):
 
     def poison(tree, values):
         noise = np.resize(np.float32(values), mask.shape)
-        return jax.tree.map(lambda leaf: np.where(mask, leaf, noise), tree)
+        return jax.tree.map(lambda leaf: np.where(mask, leaf, noise) if np.ndim(leaf) == 2 else leaf, tree)
 
     expected = push(name, batch, scores)
     for values in ([np.nan, np.inf, -np.inf], [-np.inf], [1e30, -1e30]):

@@ -10,12 +10,14 @@ from rich.console import Console
 
 from experiments.studies.findings import Findings
 from experiments.studies.gradients import gradients
+from experiments.studies.methods import methods
 from experiments.studies.overhead import overhead
 from experiments.studies.special_cases import special_cases
 from experiments.studies.training import training
 
 STUDIES: dict[str, Callable[[ConfigDict, Path, Console], Findings]] = {
     "training": training,
+    "methods": methods,
     "special_cases": special_cases,
     "gradients": gradients,
     "overhead": overhead,

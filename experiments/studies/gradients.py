@@ -20,8 +20,9 @@ from ml_collections import ConfigDict
 from rich.console import Console
 
 from experiments.config import Experiment
+from experiments.phases import make_phases
 from experiments.reading import from_config_dict
-from experiments.setup import Setup, build, make_phases, open_toolbox, stream
+from experiments.setup import Setup, build, open_toolbox, stream
 from experiments.studies import gradients_report as report
 from experiments.studies import moments
 from experiments.studies.estimators import (

@@ -23,8 +23,9 @@ from rich.console import Console
 from experiments.benchmark import timed
 from experiments.config import Experiment
 from experiments.methods import MethodConfig, make_method
+from experiments.phases import compiled_step, make_phases
 from experiments.reading import from_config_dict
-from experiments.setup import Setup, build, compiled_step, make_phases, open_toolbox, stream
+from experiments.setup import Setup, build, open_toolbox, stream
 from experiments.studies import flops
 from experiments.studies import overhead_report as report
 from experiments.studies.findings import Findings

@@ -7,7 +7,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from experiments.setup import Setup, first_state, stream
+from experiments.first_state import first_state
+from experiments.setup import Setup, stream
 from experiments.tasks import load_task
 from experiments.tools import asking
 from gpg_jax.data.examples import Example

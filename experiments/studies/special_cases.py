@@ -19,8 +19,9 @@ from ml_collections import ConfigDict
 from rich.console import Console
 
 from experiments.config import Experiment
+from experiments.first_state import first_state
 from experiments.reading import from_config_dict
-from experiments.setup import Setup, build, first_state, make_collector, stream
+from experiments.setup import Setup, build, make_collector, stream
 from experiments.studies import special_cases_report as report
 from experiments.studies.findings import Findings
 from experiments.studies.identities import METHODS, PAIRS

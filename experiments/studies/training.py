@@ -101,9 +101,9 @@ def training(config: ConfigDict, workdir: Path, console: Console) -> Findings:
     seeds = range(config.seeds)
     runs = {(arm, seed): experiment_of(config, arm, seed) for arm in config.arms for seed in seeds}
     pairs = compared_pairs(config)
-    _train_all(runs, workdir, config.jobs, console)
+    folders = train_all(runs, workdir, config.jobs, console)
     lines = {
-        arm: [list(records.read(_folder(workdir, arm, seed) / "metrics.jsonl")) for seed in seeds]
+        arm: [list(records.read(folders[arm, seed] / "metrics.jsonl")) for seed in seeds]
         for arm in config.arms
     }
     first = next(iter(runs.values())).cold_start.steps + 1
@@ -184,10 +184,20 @@ def draw(config: ConfigDict, lines: Mapping[str, Sequence[Lines]]) -> Figure:
     return figure
 
 
-def _train_all(
+def train_all(
     runs: Mapping[tuple[str, int], Experiment], workdir: Path, jobs: int, console: Console
-) -> None:
-    """Trains each in a process of its own, seed by seed, so that a study that is stopped can be compared."""
+) -> dict[tuple[str, int], Path]:
+    """Trains each in a process of its own, seed by seed, so that a study that is stopped can be compared.
+
+    Args:
+      runs: (arm, seed) -> experiment.
+      workdir: has a run's folder `ARM/SEED` each; what has ended is left alone.
+      jobs: runs at once.
+      console: where a person reads.
+
+    Returns:
+      The folder of each run.
+    """
     waiting = {name: run for name, run in runs.items() if not _done(_folder(workdir, *name), run)}
     order = sorted(waiting, key=lambda name: name[1])
     with ProcessPoolExecutor(jobs, multiprocessing.get_context("spawn"), max_tasks_per_child=1) as pool:
@@ -195,6 +205,7 @@ def _train_all(
         for number, (name, future) in enumerate(futures.items(), 1):
             future.result()
             say(console, f"{number} of {len(futures)}: {name[0]}, seed {name[1]}")
+    return {name: _folder(workdir, *name) for name in runs}
 
 
 def _train_one(experiment: Experiment, workdir: Path) -> None:

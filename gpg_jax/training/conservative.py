@@ -27,8 +27,8 @@ from gpg_jax.estimators.returns import state_discount
 from gpg_jax.losses.objective import penalty_coefficients, trained_units
 from gpg_jax.losses.weights import sequence_mean_token_sum
 from gpg_jax.training.program import Program, of_policy
-from gpg_jax.training.scoring import Networks, score_all
-from gpg_jax.training.state import TrainState
+from gpg_jax.training.scoring import score_all
+from gpg_jax.training.state import Networks, TrainState
 from gpg_jax.training.updates import updates
 from gpg_jax.types import Array, Batch, Conservative, Estimate, Objective, Params
 

@@ -11,8 +11,8 @@ import jax.numpy as jnp
 from gpg_jax.losses import metrics as measures
 from gpg_jax.losses.objective import loss, weigh
 from gpg_jax.training.program import Program
-from gpg_jax.training.scoring import Networks, cut, networks_of, own_rows, score_rows
-from gpg_jax.training.state import TrainState
+from gpg_jax.training.scoring import cut, own_rows, score_rows
+from gpg_jax.training.state import Networks, TrainState, networks_of
 from gpg_jax.types import Array, Batch, Estimate
 
 

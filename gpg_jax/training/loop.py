@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 import jax
 
 from gpg_jax.training.collect import Asked, Collected, Collector, ask, batch_key, collect
+from gpg_jax.training.deliveries import Delivery
 from gpg_jax.training.state import TrainState
 from gpg_jax.training.step import Step
 from gpg_jax.types import Array
@@ -27,6 +28,9 @@ class Iteration(NamedTuple):
       collected: the rollout.
       metrics: name -> `float32[]`, still on the devices.
       cursor: place in the training set behind this iteration's prompts.
+      following: number of the next iteration, further on where a phase is over early.
+      delivery: what it was fed with, where actors do not wait for it.
+      told: name -> number, what the host counted besides.
     """
 
     step: int
@@ -34,6 +38,9 @@ class Iteration(NamedTuple):
     collected: Collected
     metrics: dict[str, Array]
     cursor: Any
+    following: int
+    delivery: Delivery | None = None
+    told: dict[str, float] = {}  # noqa: RUF012
 
 
 class Phase(NamedTuple):
@@ -46,6 +53,8 @@ class Phase(NamedTuple):
       version: number of an iteration -> optimizer updates before it.
       begin: state -> state, before its first iteration; a run that is resumed there does it again, so that
         twice must be as good as once.
+      over: metrics of an iteration -> whether the next phase begins behind it, whatever numbers are left;
+        None for a phase that goes through all of them.
     """
 
     numbers: range
@@ -53,6 +62,7 @@ class Phase(NamedTuple):
     step: Step
     version: Callable[[int], int]
     begin: Callable[[TrainState], TrainState] = lambda state: state
+    over: Callable[[dict[str, Array]], bool] | None = None
 
 
 def iterations(
@@ -64,23 +74,31 @@ def iterations(
       phases: in order, from iteration 1 without a gap.
       state: before the first of these iterations.
       key: of all rollouts.
-      numbers: of the iterations to run, from 1.
+      numbers: of the iterations to run, from 1; those that a phase leaves out are passed over.
       cursor: () -> place in the training set.
 
     Yields:
       An `Iteration` each; read its state before asking for the next.
     """
-    asked = None
+    number, asked = numbers.start, None
     if numbers:
-        state, asked = _start(phases, state, key, numbers[0])
-    for number in numbers:
+        state, asked = _start(phases, state, key, number)
+    while number in numbers:
         phase, rollout_key = _phase(phases, number), jax.random.fold_in(key, number)
         collected = collect(phase.collector, state.params, rollout_key, phase.version(number), asked)
         place = cursor()
         state, metrics = phase.step(state, collected.rollout)
-        if number != numbers[-1]:
-            state, asked = _start(phases, state, key, number + 1)
-        yield Iteration(number, state, collected, metrics, place)
+        following = _following(phase, number, metrics)
+        if following in numbers:
+            state, asked = _start(phases, state, key, following)
+        yield Iteration(number, state, collected, metrics, place, following)
+        number = following
+
+
+def _following(phase: Phase, number: int, metrics: dict[str, Array]) -> int:
+    if phase.over is not None and phase.over(metrics):
+        return phase.numbers.stop
+    return number + 1
 
 
 def _start(phases: Sequence[Phase], state: TrainState, key: Array, number: int) -> tuple[TrainState, Asked]:

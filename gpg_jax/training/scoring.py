@@ -2,26 +2,13 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
-
 import jax
 import jax.numpy as jnp
 
 from gpg_jax.policies.score import score
 from gpg_jax.training.program import OF_NETWORK, Program
-from gpg_jax.training.state import TrainState
+from gpg_jax.training.state import Networks, TrainState, networks_of
 from gpg_jax.types import Array, Batch, Params, Rollout, Scores
-
-
-class Networks(NamedTuple):
-    """Parameters of the policy, and of the critic where there is one."""
-
-    policy: Params
-    critic: Params | None
-
-
-def networks_of(state: TrainState) -> Networks:
-    return Networks(state.params, None if state.critic is None else state.critic.params)
 
 
 def score_rows(

@@ -18,7 +18,7 @@ import optax
 from jax.sharding import AxisType, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as Spec
 
-from gpg_jax.training.state import CriticState, TrainState
+from gpg_jax.training.state import CriticState, Networks, TrainState
 from gpg_jax.types import Params
 
 AXES = ("data", "fsdp", "tensor")
@@ -139,9 +139,9 @@ def state_shardings(
       rules: see `parameter_specs`.
       critic_optimizer: that of the critic, where the state holds one.
     """
-    specs, critic = parameter_specs(state.params, mesh, rules), None
+    specs, critic, own = parameter_specs(state.params, mesh, rules), None, None
     if state.critic is not None:
-        own: Any = critic_specs(state.critic.params, mesh, rules)
+        own = critic_specs(state.critic.params, mesh, rules)
         critic = CriticState(params=own, optimizer=_moments(critic_optimizer, state.critic.optimizer, own))
     tree: Any = state  # of partitions instead of arrays
     whole = dataclasses.replace(
@@ -154,6 +154,7 @@ def state_shardings(
         key=Spec(),
         update=Spec(),
         rollout=Spec(),
+        past=tuple(Networks(specs, own) for _ in state.past),
     )
     return named(whole, mesh)
 

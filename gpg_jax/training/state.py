@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Any
+import dataclasses
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -25,6 +26,13 @@ class CriticState:
     optimizer: Any
 
 
+class Networks(NamedTuple):
+    """Parameters of the policy, and of the critic where there is one."""
+
+    policy: Params
+    critic: Params | None
+
+
 @struct.dataclass
 class TrainState:
     """The state of a run between two rollouts.
@@ -38,6 +46,8 @@ class TrainState:
       key: typed PRNG key of the run; it is folded with `rollout`, never advanced.
       update: `int32[]`, optimizer updates so far.
       rollout: `int32[]`, rollouts trained on so far.
+      past: what the networks were before each of the last iterations, the newest first; empty where nothing
+        is made with old parameters, or where that is not to be repeated.
     """
 
     params: Params
@@ -48,6 +58,7 @@ class TrainState:
     key: Array
     update: Array
     rollout: Array
+    past: tuple[Networks, ...] = ()
 
 
 def create_state(
@@ -56,6 +67,7 @@ def create_state(
     optimizer: optax.GradientTransformation,
     key: Array,
     critic: CriticState | None = None,
+    memory: int = 0,
 ) -> TrainState:
     """The first state: fresh moments, and the parameters themselves as the reference if one is needed.
 
@@ -65,8 +77,10 @@ def create_state(
       optimizer: whose state is made.
       key: typed PRNG key.
       critic: from `create_critic_state`, or None.
+      memory: iterations whose networks are remembered.
     """
     reference = jax.tree.map(jnp.copy, params) if "reference" in method.needs else None
+    networks = Networks(params, None if critic is None else critic.params)
     fresh = isinstance(method.update, Conservative)
     return TrainState(
         params=params,
@@ -77,7 +91,20 @@ def create_state(
         key=key,
         update=jnp.zeros((), jnp.int32),
         rollout=jnp.zeros((), jnp.int32),
+        past=tuple(jax.tree.map(jnp.copy, networks) for _ in range(memory)),
     )
+
+
+def networks_of(state: TrainState) -> Networks:
+    """The networks as they are."""
+    return Networks(state.params, None if state.critic is None else state.critic.params)
+
+
+def remember(before: TrainState, state: TrainState) -> TrainState:
+    """The state behind an iteration, with what it was before at the head of its memory, if it has one."""
+    if not before.past:
+        return state
+    return dataclasses.replace(state, past=(networks_of(before), *before.past[:-1]))
 
 
 def create_critic_state(params: Params, optimizer: optax.GradientTransformation) -> CriticState:

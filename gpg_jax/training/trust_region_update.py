@@ -19,8 +19,8 @@ from gpg_jax.losses.weights import token_mean
 from gpg_jax.training.gradient import gradient, summed
 from gpg_jax.training.plan import Plan
 from gpg_jax.training.program import Program, of_policy
-from gpg_jax.training.scoring import Networks, score_rows
-from gpg_jax.training.state import TrainState
+from gpg_jax.training.scoring import score_rows
+from gpg_jax.training.state import Networks, TrainState
 from gpg_jax.training.trust_region import (
     Search,
     Trial,

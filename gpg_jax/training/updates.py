@@ -13,8 +13,7 @@ from gpg_jax.losses import metrics as measures
 from gpg_jax.training.gradient import gradient
 from gpg_jax.training.plan import Plan
 from gpg_jax.training.program import Program
-from gpg_jax.training.scoring import Networks
-from gpg_jax.training.state import CriticState, TrainState
+from gpg_jax.training.state import CriticState, Networks, TrainState
 from gpg_jax.types import Array, Batch, Estimate, Params, Rollout
 
 
@@ -23,7 +22,8 @@ def updates(
 ) -> tuple[TrainState, dict[str, Array]]:
     """Every epoch and minibatch of a rollout; metrics are those of all updates together."""
     if program.plan.updates == 1:
-        grads, seen = gradient(program, state, batch, fixed, coefficients)
+        # The barrier keeps the compiler from fusing the two: found elsewhere, a gradient has the same bits.
+        grads, seen = jax.lax.optimization_barrier(gradient(program, state, batch, fixed, coefficients))
         state, norms = update(program, state, grads)
         return state, {**measures.reduce(seen), **norms}
 

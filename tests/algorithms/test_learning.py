@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import examples
 import jax
 import jax.numpy as jnp
@@ -29,9 +31,15 @@ OPTIONS = {
 }
 
 
-def scores_of(logits, tokens) -> Scores:
-    """The second token's logits do not see the first: a table `[context, position, token]`."""
-    rows = logits[CONTEXT]
+class Tables(NamedTuple):
+    """A policy `[context, position, token]`, whose second token does not see the first, and a critic."""
+
+    logits: jax.Array
+    value: jax.Array
+
+
+def scores_of(tables: Tables, tokens) -> Scores:
+    rows = tables.logits[CONTEXT]
     picked = jnp.take_along_axis(jax.nn.log_softmax(rows), tokens[:, :, None], axis=2)[:, :, 0]
     p = jax.nn.softmax(rows)
     token = jnp.exp(picked)
@@ -40,8 +48,10 @@ def scores_of(logits, tokens) -> Scores:
         "entropy": entropy(rows),
         "score_square": 1 - 2 * token + jnp.sum(p**2, axis=2),
         "kl_ref": full_kl(rows, jnp.zeros_like(rows)),
+        "value": tables.value[CONTEXT],
     }
-    return Scores(**{name: jnp.pad(x, ((0, 0), (1, 0))) for name, x in fields.items()})
+    padded = {name: jnp.pad(x, ((0, 0), (1, 0))) for name, x in fields.items()}
+    return Scores(**padded, bootstrap=jnp.zeros(ROWS))
 
 
 def success(logits):
@@ -54,37 +64,37 @@ def train(method, seed: int):
     optimizer = optax.adam(0.1)
 
     def rollout_step(carry, key):
-        logits, moments, state = carry
-        tokens = jax.random.categorical(key, logits[CONTEXT], axis=2)
+        tables, moments, state = carry
+        tokens = jax.random.categorical(key, tables.logits[CONTEXT], axis=2)
         outcome = jnp.mean(tokens == TARGET[CONTEXT], axis=1) == 1
-        old = scores_of(logits, tokens)
+        old = scores_of(tables, tokens)
         rows = ROLLOUT.replace(
             outcome=outcome.astype(jnp.float32),
             reward=outcome.astype(jnp.float32),
             behaviour_log_prob=old.log_prob,
         )
-        batch = Batch(rows, old, scores_of(jnp.zeros_like(logits), tokens))
+        batch = Batch(rows, old, scores_of(jax.tree.map(jnp.zeros_like, tables), tokens))
         estimated, state = objective.estimate(method, batch, state)
         weights = objective.weigh(method.objective, rows, estimated)
         scales = objective.penalty_coefficients(method.objective, state)
 
         def epoch(carry, _):
-            logits, moments = carry
+            tables, moments = carry
 
-            def of_logits(logits):
-                new = scores_of(logits, tokens)
+            def of_tables(tables):
+                new = scores_of(tables, tokens)
                 return objective.loss(method.objective, new, batch, estimated, *weights, scales)[0]
 
-            updates, moments = optimizer.update(jax.grad(of_logits)(logits), moments)
-            return (optax.apply_updates(logits, updates), moments), None
+            updates, moments = optimizer.update(jax.grad(of_tables)(tables), moments)
+            return (optax.apply_updates(tables, updates), moments), None
 
-        (logits, moments), _ = jax.lax.scan(epoch, (logits, moments), None, length=2)
-        return (logits, moments, state), None
+        (tables, moments), _ = jax.lax.scan(epoch, (tables, moments), None, length=2)
+        return (tables, moments, state), None
 
-    logits = jnp.zeros((CONTEXTS, 2, VOCABULARY))
+    tables = Tables(jnp.zeros((CONTEXTS, 2, VOCABULARY)), jnp.zeros((CONTEXTS, 2)))
     keys = jax.random.split(jax.random.key(seed), STEPS)
-    start = (logits, optimizer.init(logits), method.state)
-    return success(jax.lax.scan(rollout_step, start, keys)[0][0])
+    start = (tables, optimizer.init(tables), method.state)
+    return success(jax.lax.scan(rollout_step, start, keys)[0][0].logits)
 
 
 @pytest.mark.parametrize("name", ALGORITHMS)

@@ -15,8 +15,8 @@ from rich.console import Console
 
 from configs.studies.calibration_gradients import get_config
 from experiments.config import Experiment
+from experiments.first_state import first_state
 from experiments.reading import from_config_dict
-from experiments.setup import first_state
 from experiments.studies import moments
 from experiments.studies.estimators import (
     AIM_OF,

@@ -12,8 +12,9 @@ from rich.console import Console
 
 from configs.studies.special_cases import get_config
 from experiments.config import Experiment
+from experiments.first_state import first_state
 from experiments.reading import from_config_dict
-from experiments.setup import build, first_state, make_collector
+from experiments.setup import build, make_collector
 from experiments.studies import special_cases_report as report
 from experiments.studies.identities import METHODS, PAIRS, TOLERANCE, verdict
 from gpg_jax.losses.objective import estimate, loss, weigh

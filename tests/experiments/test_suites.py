@@ -19,9 +19,10 @@ from tiny_chat import tiny_chat_model
 from experiments import evaluate, records
 from experiments.config import Experiment, default_config
 from experiments.evaluation import Evaluator
+from experiments.first_state import first_state
 from experiments.functions import FUNCTIONS
 from experiments.reading import from_config_dict
-from experiments.setup import Setup, build, first_state
+from experiments.setup import Setup, build
 from experiments.suites import report
 from experiments.suites.benchmarks import KNOWLEDGE, MATHEMATICS, SUITES, Benchmark, notes, suite
 from experiments.suites.questions import Questions, find_files, read

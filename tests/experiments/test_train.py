@@ -329,7 +329,7 @@ import json, os, signal, sys
 from experiments import command_line, output, records, run, train
 
 moment, step = sys.argv.pop(1), int(sys.argv.pop(1))
-append, save, write_transcripts = records.append, run.save, output.write_transcripts
+append, save, write_lines = records.append, run.save, output.write_lines
 
 def die():
     os.kill(os.getpid(), signal.SIGKILL)
@@ -342,7 +342,7 @@ def append_half(path, lines):
     append(path, lines)
 
 def write_and_die(target, name, rows):
-    write_transcripts(target, name, rows)
+    write_lines(target, name, rows)
     if name == output.EVALUATIONS and rows[0]["step"] == step:
         die()
 
@@ -356,7 +356,7 @@ def save_and_die(checkpoints, number, *rest, **score):
 if moment == "in a line":
     records.append = append_half
 elif moment == "while evaluating":
-    output.write_transcripts = write_and_die
+    output.write_lines = write_and_die
 else:
     run.save = save_and_die
 command_line.start(train.main, train.define)

@@ -158,7 +158,7 @@ def test_a_resumed_run_removes_its_own_later_rollouts_alone(tmp_path):
 def test_a_process_that_does_not_write_leaves_nothing(tmp_path):
     silent = output.Output(tmp_path, None)
     output.write_metrics(silent, 1, {"reward": 1.0})
-    output.write_transcripts(silent, output.TRANSCRIPTS, [{"step": 1}])
+    output.write_lines(silent, output.TRANSCRIPTS, [{"step": 1}])
     assert output.write_rollout(silent, "rollouts", 1, None) == tmp_path / "rollouts" / "1.npz"
     output.close_output(silent)
     assert list(tmp_path.iterdir()) == [] and list(records.read(tmp_path / output.METRICS)) == []

@@ -1,8 +1,7 @@
 """O-37: 2k iterations equal k, a save, a restore and k more, bit for bit."""
 
-import jax
-import numpy as np
 import pytest
+from exact import bits, same
 
 from experiments.config import (
     CheckpointConfig,
@@ -14,8 +13,10 @@ from experiments.config import (
     ScheduleConfig,
     TaskConfig,
 )
+from experiments.first_state import first_state
 from experiments.methods import MethodConfig
-from experiments.setup import build, first_state, make_collector, make_phases, stream
+from experiments.phases import make_phases
+from experiments.setup import build, make_collector, stream
 from gpg_jax.training.checkpoints import open_checkpoints, restore, save
 from gpg_jax.training.loop import iterations
 
@@ -47,14 +48,6 @@ METHODS = {
 }
 
 
-def bits(tree) -> list[np.ndarray]:
-    leaves = jax.tree.leaves(tree)
-    keys = [
-        jax.random.key_data(x) if jax.dtypes.issubdtype(x.dtype, jax.dtypes.prng_key) else x for x in leaves
-    ]
-    return [np.asarray(leaf) for leaf in keys]
-
-
 @pytest.mark.parametrize("method", METHODS.values(), ids=METHODS)
 def test_a_restored_run_goes_on_bit_for_bit(method, tmp_path):
     config = configuration(method)
@@ -80,7 +73,5 @@ def test_a_restored_run_goes_on_bit_for_bit(method, tmp_path):
     again.task.batches.set_state(restored.host["cursor"])
     rest, other_end = go(again, restored.state, range(HALF + 1, 2 * HALF + 1))
     assert whole[-1][2] == rest[-1][2]
-    for one, two in zip(jax.tree.leaves(whole[HALF:]), jax.tree.leaves(rest), strict=True):
-        np.testing.assert_array_equal(one, two)
-    for one, two in zip(end, other_end, strict=True):
-        np.testing.assert_array_equal(one, two)
+    same(whole[HALF:], rest)
+    same(end, other_end)

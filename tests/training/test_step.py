@@ -226,7 +226,7 @@ def test_a_minibatch_counts_its_groups_and_trees_from_its_own_first_row():
 @pytest.mark.parametrize(
     ("needs", "sentence"),
     [
-        ({"entropy", "value"}, "cannot meet the needs value; Method.needs may hold entropy, kl_ref, old"),
+        ({"entropy", "values"}, "cannot meet the needs values; Method.needs may hold after, entropy, kl_ref"),
         ({"entropi", "bootstrap"}, "cannot meet the needs bootstrap, entropi"),
         ({"kl_ref"}, 'must hold "reference" too'),
     ],

@@ -1,0 +1,88 @@
+"""The critic of a run: its network, its optimizer, where its weights come from, and when it is ready."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from experiments.config import Experiment
+from experiments.optimizers import learning_rate, make_optimizer
+from gpg_jax.policies.architecture import Architecture
+from gpg_jax.policies.critic import Critic, head_critic, trunk_critic
+from gpg_jax.policies.pretrained import load_pretrained
+from gpg_jax.policies.transformer import transformer
+from gpg_jax.training.state import TrainState
+from gpg_jax.types import Array, Method, Params
+
+
+class CriticSetup(NamedTuple):
+    """What a critic is made of.
+
+    Attributes:
+      critic: the network.
+      optimizer: its own.
+      pretrained: weights of its trunk on the host, or None where it starts as a copy of the policy's.
+    """
+
+    critic: Critic
+    optimizer: optax.GradientTransformation
+    pretrained: Params | None
+
+
+def make_critic(
+    config: Experiment, method: Method, architecture: Architecture, updates: int
+) -> CriticSetup | None:
+    """The critic that a method needs, or None.
+
+    Args:
+      config: of the run.
+      method: the run's.
+      architecture: of the policy.
+      updates: that the critic will have at most.
+
+    Raises:
+      ValueError: a critic that nothing reads, or one whose vocabulary is not the policy's.
+    """
+    given, wanted = config.critic, "value" in method.needs
+    if not wanted:
+        if given.pretraining_steps or given.trunk == "separate":
+            raise ValueError(
+                f"the method {config.method.name!r} has no critic: leave critic.trunk and "
+                "critic.pretraining_steps out, or take a method with one, like 'ppo'"
+            )
+        return None
+    optimizer = make_optimizer(given.optimizer, learning_rate(given.optimizer, updates))
+    if given.trunk == "policy":
+        return CriticSetup(head_critic(architecture.width), optimizer, None)
+    own, pretrained = (
+        (architecture, None) if given.name is None else load_pretrained(given.name, given.revision)
+    )
+    if own.vocab_size != architecture.vocab_size:
+        raise ValueError(
+            f"critic.name is {given.name!r}, which reads {own.vocab_size} tokens, and the policy writes "
+            f"{architecture.vocab_size}: a critic must have the policy's tokenizer"
+        )
+    network = transformer(own, dtype=jnp.dtype(config.model.dtype), remat=config.model.remat)
+    critic = trunk_critic(network, own.width, from_policy=given.name is None)
+    return CriticSetup(critic, optimizer, pretrained)
+
+
+def ready(config: Experiment) -> Callable[[dict[str, Array]], bool] | None:
+    """Metrics of an iteration of the pretraining -> whether the critic explains enough; None never asks."""
+    least = config.critic.explained_variance
+    if least is None:
+        return None
+    return lambda metrics: float(metrics["explained_variance"]) >= least
+
+
+def from_policy(state: TrainState) -> TrainState:
+    """The state with the trunk of a separate critic copied from the policy as it is now."""
+    if state.critic is None or "trunk" not in state.critic.params:
+        return state
+    params = {**state.critic.params, "trunk": jax.tree.map(jnp.copy, state.params)}
+    return dataclasses.replace(state, critic=dataclasses.replace(state.critic, params=params))

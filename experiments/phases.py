@@ -1,0 +1,129 @@
+"""The phases of a run: cold start, value pretraining, and the method's own iterations."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+from jax.sharding import Mesh, NamedSharding
+
+from experiments.critics import from_policy, ready
+from experiments.setup import Setup, make_collector
+from gpg_jax.algorithms.supervised import supervised
+from gpg_jax.algorithms.value_pretraining import value_pretraining
+from gpg_jax.environments.toolbox import Toolbox
+from gpg_jax.estimators.filters import every_row
+from gpg_jax.training.collect import Collector, demonstrated
+from gpg_jax.training.loop import Phase
+from gpg_jax.training.plan import Plan
+from gpg_jax.training.program import BOTH, Program
+from gpg_jax.training.sharding import ROWS
+from gpg_jax.training.state import TrainState
+from gpg_jax.training.step import Step, compile_step, make_step
+from gpg_jax.types import Method, Rollout
+
+
+def make_phases(setup: Setup, toolbox: Toolbox | None = None) -> tuple[Phase, ...]:
+    """The cold start and the value pretraining, where there are any, and the method's own iterations.
+
+    Args:
+      setup: of the run.
+      toolbox: from `open_toolbox`.
+    """
+    schedule = setup.schedule
+    cold, value, own = schedule.numbers
+    collector = make_collector(setup, toolbox)
+
+    def version(number: int) -> int:
+        return schedule.updates_through(number - 1)
+
+    phases = []
+    if schedule.cold_plan is not None:
+        method = supervised(state=setup.method.state)
+        method = method._replace(needs=method.needs | ({"entropy"} & setup.method.needs))
+        step = compiled_step(setup, method, schedule.cold_plan)
+        phases.append(Phase(cold, _demonstrations(setup, schedule.cold_plan), step, version))
+    begin = _take_policy(setup) if phases else lambda state: state
+    if value:
+        discount = setup.config.method.arguments.get("discount", 1.0)
+        method = value_pretraining(setup.method, discount=discount)
+        step = compiled_step(setup, method, trains=frozenset({"critic"}))
+        phases.append(Phase(value, collector, step, version, begin, ready(setup.config)))
+        begin = lambda state: state  # noqa: E731
+    return (*phases, Phase(own, collector, compiled_step(setup), version, begin))
+
+
+def _demonstrations(setup: Setup, plan: Plan) -> Collector:
+    """What a cold start is collected with: demonstrations in the place of responses."""
+    task, demonstrations = setup.task, setup.demonstrations
+    assert demonstrations is not None  # a schedule with a cold plan has them
+    return Collector(
+        draw=lambda: [
+            example
+            for _ in range(setup.config.cold_start.batches)
+            for example in next(demonstrations.batches)
+        ],
+        encode=task.encode,
+        write=demonstrated(demonstrations.rows, plan.layout.new_slots),
+        judge=task.judge,
+        keep=every_row,
+        prompt_slots=plan.layout.prompt_slots,
+        group=1,
+    )
+
+
+def _take_policy(setup: Setup) -> Callable[[TrainState], TrainState]:
+    """The policy that the cold start has made is what the reference and a critic's trunk begin as."""
+    copies = setup.config.critic.name is None
+
+    def take(state: TrainState) -> TrainState:
+        if state.reference is not None:
+            state = dataclasses.replace(state, reference=jax.tree.map(jnp.copy, state.params))
+        return from_policy(state) if copies else state
+
+    return jax.jit(take, donate_argnums=0)
+
+
+def compiled_step(
+    setup: Setup,
+    method: Method | None = None,
+    plan: Plan | None = None,
+    trains: frozenset[str] = BOTH,
+) -> Step:
+    """The training step on the mesh; see `make_program`."""
+    program = make_program(setup, method, plan, trains)
+    return compile_step(make_step(program), jax.tree.map(lambda leaf: leaf.sharding, setup.like))
+
+
+def make_program(
+    setup: Setup,
+    method: Method | None = None,
+    plan: Plan | None = None,
+    trains: frozenset[str] = BOTH,
+) -> Program:
+    """What a step of the run is made of.
+
+    Args:
+      setup: of the run.
+      method: another one than the run's, with a state of the same form.
+      plan: another one than the run's.
+      trains: what its updates change.
+    """
+    critic = setup.critic
+    return Program(
+        policy=setup.policy,
+        method=setup.method if method is None else method,
+        optimizer=setup.optimizer,
+        plan=setup.schedule.plan if plan is None else plan,
+        critic=None if critic is None else (critic.critic, critic.optimizer),
+        trains=trains,
+        constrain=_rows_on(setup.schedule.mesh),
+    )
+
+
+def _rows_on(mesh: Mesh) -> Callable[[Rollout], Rollout]:
+    place = NamedSharding(mesh, ROWS)
+    return functools.partial(jax.tree.map, lambda leaf: jax.lax.with_sharding_constraint(leaf, place))

@@ -1,0 +1,154 @@
+"""Every method on one task and budget: who learns it, how fast, and whether a trust region held."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from ml_collections import ConfigDict
+from rich.console import Console
+
+from experiments import records
+from experiments.config import Experiment
+from experiments.methods import make_method
+from experiments.studies.findings import Cell, Findings, interval
+from experiments.studies.training import Lines, default_study, in_order, reached, train_all
+from experiments.studies.training import experiment_of as experiment_of_arm
+from gpg_jax.types import TrustRegion
+
+COLUMNS = 5
+"""Panels in a row of the figure."""
+
+
+def methods_study(experiments: Mapping[str, ConfigDict]) -> ConfigDict:
+    """The configuration of a comparison: every key of `default_study`, and where a run has to begin.
+
+    Args:
+      experiments: method -> its whole experiment; what they have in common is the task and the budget.
+    """
+    config = default_study()
+    config.study = "methods"
+    config.question = "Does every method learn the same task?"
+    config.base = next(iter(experiments.values()))
+    config.arms = in_order({name: experiment.to_dict() for name, experiment in experiments.items()})
+    config.threshold = 0.9
+    config.start = 0.3
+    return config
+
+
+def methods(config: ConfigDict, workdir: Path, console: Console) -> Findings:
+    """Trains what is not there yet, and says of each method whether it learns.
+
+    Args:
+      config: from `methods_study`.
+      workdir: has a run's folder `METHOD/SEED` each.
+      console: where a person reads.
+
+    Raises:
+      ValueError: a method whose configuration is wrong; nothing has run then.
+    """
+    seeds = range(config.seeds)
+    runs = {(arm, seed): experiment_of_arm(config, arm, seed) for arm in config.arms for seed in seeds}
+    check_budgets(runs)
+    folders = train_all(runs, workdir, config.jobs, console)
+    lines = {
+        arm: [list(records.read(folders[arm, seed] / "metrics.jsonl")) for seed in seeds]
+        for arm in config.arms
+    }
+    rows = [row(config, arm, found) for arm, found in lines.items()]
+    notes = [verdict(config, rows), *regions(config, lines)]
+    return Findings(rows, draw(config, lines), notes)
+
+
+def check_budgets(runs: Mapping[tuple[str, int], Experiment]) -> None:
+    """Raises a ValueError unless all runs draw as many responses to the same prompts."""
+    first = next(iter(runs.values()))
+    for (arm, _), run in runs.items():
+        budget = run.task, run.sampling, run.schedule.steps, run.schedule.prompts * run.schedule.group
+        own = first.task, first.sampling, first.schedule.steps, first.schedule.prompts * first.schedule.group
+        if budget != own:
+            raise ValueError(
+                f"{arm!r} has another task, budget of tokens or number of responses than the rest"
+            )
+
+
+def row(config: ConfigDict, arm: str, found: Sequence[Lines]) -> dict[str, Cell]:
+    """What the table says of a method.
+
+    Args:
+      config: of the study.
+      arm: its name.
+      found: metrics of its runs.
+    """
+    rewards = [[line["reward"] for line in one if "reward" in line] for one in found]
+    steps = [reached(one, 1, config.threshold, config.tail) for one in found]
+    there = [step for step in steps if step is not None]
+    return {
+        "method": arm,
+        "first": interval([float(np.mean(one[: config.tail])) for one in rewards]),
+        "last": interval([float(np.mean(one[-config.tail :])) for one in rewards]),
+        "seeds that learn": f"{len(there)} of {len(found)}",
+        "iterations until then": interval(there) if there else "",
+        "seconds": interval([float(np.sum([line.get("seconds", 0) for line in one])) for one in found]),
+    }
+
+
+def verdict(config: ConfigDict, rows: Sequence[Mapping[str, Cell]]) -> str:
+    """Which methods begin below the start and end above the threshold, in the mean over seeds."""
+    failed = [
+        str(row["method"])
+        for row in rows
+        if not (row["first"].mean <= config.start and row["last"].mean >= config.threshold)
+    ]
+    told = f"{len(rows) - len(failed)} of {len(rows)} methods begin at {config.start} or below and end at "
+    told += f"{config.threshold} or above"
+    return f"{told}; not {', '.join(failed)}" if failed else told
+
+
+def regions(config: ConfigDict, lines: Mapping[str, Sequence[Lines]]) -> list[str]:
+    """The largest KL that was measured behind a step with a trust region, beside its radius."""
+    notes = []
+    for arm, found in lines.items():
+        experiment = experiment_of_arm(config, arm, 0)
+        update = make_method(experiment.method, experiment.sampling.new_tokens).update
+        if isinstance(update, TrustRegion):
+            seen = [line["trust_region_kl"] for one in found for line in one if "trust_region_kl" in line]
+            notes.append(
+                f"{arm}: the largest of {len(seen)} measured KL(old‖new) is {max(seen):.5f} nats an action, "
+                f"δ = {update.radius}"
+            )
+    return notes
+
+
+def draw(config: ConfigDict, lines: Mapping[str, Sequence[Lines]]) -> Figure:
+    """A panel a method: its runs, their mean, and the threshold."""
+    height = -(-len(lines) // COLUMNS)
+    figure = Figure(figsize=(2.6 * COLUMNS, 2.1 * height), layout="constrained")
+    axes = list(figure.subplots(height, COLUMNS, sharex=True, sharey=True, squeeze=False).flat)
+    for axis, (arm, found) in zip(axes, lines.items(), strict=False):
+        _panel(axis, config, arm, found)
+    for axis in axes[len(lines) :]:
+        axis.set_axis_off()
+    figure.supxlabel("iteration", fontsize=10)
+    figure.supylabel("reward, mean of a rollout", fontsize=10)
+    return figure
+
+
+def _panel(axis: Axes, config: ConfigDict, arm: str, found: Sequence[Lines]) -> None:
+    curves = [{line["step"]: line["reward"] for line in one if "reward" in line} for one in found]
+    for curve in curves:
+        axis.plot(list(curve), list(curve.values()), color="tab:blue", alpha=0.25, linewidth=0.7)
+    common = sorted(set.intersection(*(set(curve) for curve in curves)))
+    axis.plot(
+        common,
+        [np.mean([curve[step] for curve in curves]) for step in common],
+        color="tab:blue",
+        linewidth=1.4,
+    )
+    axis.axhline(config.threshold, color="grey", linestyle=":", linewidth=1)
+    axis.set_title(arm, fontsize=9)
+    axis.set_ylim(0, 1.02)
+    axis.grid(alpha=0.2)

@@ -1,0 +1,288 @@
+"""Actors that do not wait for the learner: rollouts, or gradients, made with parameters of some time ago.
+
+    live      threads make them at their own pace, each on its own devices, within a bound on staleness
+    repeated  the deliveries are given: those of a live run again, bit for bit, or any delays one thinks of
+
+What a rollout is follows from its ticket, the batches of prompts that it took and the version of its
+parameters, and the learner's next state from that alone: a list of deliveries is all that a live run adds.
+Asynchronous rollouts: IMPALA, arXiv 1802.01561; gradients: A3C, arXiv 1602.01783.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, NamedTuple
+
+import jax
+
+from gpg_jax.data.examples import Example
+from gpg_jax.training.batches import Batches
+from gpg_jax.training.collect import Collected, Collector, collect
+from gpg_jax.training.deliveries import Delivery, admissible
+from gpg_jax.training.loop import Iteration
+from gpg_jax.training.split_step import Find, Found, as_of
+from gpg_jax.training.state import Networks, TrainState, networks_of
+from gpg_jax.types import Array
+
+
+class Actor(NamedTuple):
+    """Who makes rollouts.
+
+    Attributes:
+      collector: what with; its own `draw` is not asked.
+      place: a state without moments -> the same on the actor's devices.
+      find: compiled, where actors bring gradients; None where they bring rollouts.
+    """
+
+    collector: Collector
+    place: Callable[[TrainState], TrainState]
+    find: Find | None = None
+
+
+class Work(NamedTuple):
+    """What an actor brings: a rollout, and the gradient that it found where it looks for one."""
+
+    collected: Collected
+    found: Found | None
+
+
+class Crew(NamedTuple):
+    """Actors and their learner.
+
+    Attributes:
+      actors: at least one.
+      learn: state, work -> next state, metrics; uses up the state.
+      key: of all rollouts; rollout n has the key `fold_in(key, n)`.
+      updates: iteration -> optimizer updates before it.
+    """
+
+    actors: Sequence[Actor]
+    learn: Callable[[TrainState, Work], tuple[TrainState, dict[str, Array]]]
+    key: Array
+    updates: Callable[[int], int]
+
+
+def repeated(
+    crew: Crew, state: TrainState, deliveries: Iterable[Delivery], batches: Batches
+) -> Iterator[Iteration]:
+    """Iterations fed as they are told to be, one after the other in this thread.
+
+    Args:
+      crew: actors and learner.
+      state: before the first of the iterations, with a memory as long as the staleness; it is used up.
+      deliveries: in the order of their iterations.
+      batches: of prompts.
+
+    Yields:
+      An `Iteration` each; read its state before asking for the next.
+
+    Raises:
+      ValueError: a delivery older than the memory.
+    """
+    for delivery in deliveries:
+        actor, drawn = crew.actors[delivery.actor], _Drawn(batches, delivery.batches)
+        view = actor.place(as_of(state, _networks_then(state, delivery), whole=_whole(crew)))
+        work = _make(crew, actor, view, delivery.ticket, delivery.version, drawn)
+        batches.done(drawn.numbers)
+        cursor = {"batches": batches.cursor()}
+        state, metrics = crew.learn(state, work)
+        told = {"staleness": float(delivery.staleness)}
+        delivery = delivery._replace(batches=tuple(drawn.numbers))
+        yield _iteration(delivery, state, work, metrics, cursor, told)
+
+
+def live(
+    crew: Crew,
+    state: TrainState,
+    numbers: range,
+    batches: Batches,
+    bound: int,
+    open_tickets: Sequence[Any] = (),
+) -> Iterator[Iteration]:
+    """Iterations fed by whichever actor is first, unless another's rollout would become too old.
+
+    Args:
+      crew: actors and learner.
+      state: before the first of the iterations; it is used up.
+      numbers: of the iterations.
+      batches: of prompts.
+      bound: largest staleness; at most `bound + 1` rollouts are under way.
+      open_tickets: of the cursor of the iteration before, where a run goes on: those are made again first.
+
+    Yields:
+      An `Iteration` each, with its delivery; read its state before asking for the next.
+    """
+    desk = _Desk(crew, state, numbers, batches, bound, open_tickets)
+    with ThreadPoolExecutor(len(crew.actors), thread_name_prefix="actor") as threads:
+        for number in range(len(crew.actors)):
+            threads.submit(desk.serve, number)
+        try:
+            for step in numbers:
+                before = time.perf_counter()
+                delivery, work, cursor = desk.take(step)
+                told = {"staleness": float(delivery.staleness), "learner_waits": time.perf_counter() - before}
+                state, metrics = crew.learn(state, work)
+                desk.publish(step, state)
+                yield _iteration(delivery, state, work, metrics, cursor, told)
+        finally:
+            desk.close()
+
+
+class _Drawn:
+    """What a collector draws from: batches that are given, then further ones."""
+
+    def __init__(self, batches: Batches, given: Iterable[int], lock: Any = None):
+        self.numbers: list[int] = []
+        self._batches, self._given, self._lock = batches, list(given), lock or threading.Lock()
+
+    def __call__(self) -> Sequence[Example]:
+        with self._lock:
+            number = self._given.pop(0) if self._given else self._batches.take()
+            self.numbers.append(number)
+            return self._batches.examples(number)
+
+    @property
+    def known(self) -> list[int]:
+        """Batches that were drawn, and those that are still to be drawn again."""
+        return [*self.numbers, *self._given]
+
+
+class _Underway(NamedTuple):
+    """A rollout that was begun and not delivered."""
+
+    ticket: int
+    version: int
+    actor: int
+    drawn: _Drawn
+
+
+class _Desk:
+    """Where actors and learner meet; every method may be called from any thread."""
+
+    def __init__(
+        self,
+        crew: Crew,
+        state: TrainState,
+        numbers: range,
+        batches: Batches,
+        bound: int,
+        open_tickets: Sequence[Any],
+    ):
+        self._crew, self._batches, self._bound = crew, batches, bound
+        self._changed = threading.Condition(threading.RLock())
+        again = [(ticket, list(taken)) for ticket, taken in open_tickets]
+        first = max([numbers.start + len(again), *(ticket + 1 for ticket, _ in again)])
+        self._waiting = [*again, *((ticket, []) for ticket in range(first, numbers.stop))]
+        self._underway: dict[int, _Underway] = {}
+        self._ready: dict[int, Work] = {}
+        self._coming = numbers.start  # the iteration that the learner asks for next
+        self._error: BaseException | None = None
+        self._closed = False
+        self.publish(numbers.start - 1, state)
+
+    def publish(self, version: int, state: TrainState) -> None:
+        """Shows the networks behind an iteration; copies them, since the next iteration uses them up."""
+        shown = as_of(state, networks_of(state), whole=_whole(self._crew))
+        shown = jax.tree.map(lambda leaf: leaf.copy(), shown)
+        with self._changed:
+            self._version, self._shown = version, shown
+            self._changed.notify_all()
+
+    def serve(self, actor: int) -> None:
+        """Makes one rollout after the other, until there is none left to begin."""
+        try:
+            while (begun := self._begin(actor)) is not None:
+                underway, shown = begun
+                own = self._crew.actors[actor]
+                view = own.place(shown)
+                work = _make(self._crew, own, view, underway.ticket, underway.version, underway.drawn)
+                with self._changed:
+                    self._ready[underway.ticket] = work
+                    self._changed.notify_all()
+        except BaseException as error:  # the learner raises it, wherever it came from
+            with self._changed:
+                self._error = error
+                self._changed.notify_all()
+
+    def take(self, step: int) -> tuple[Delivery, Work, dict[str, Any]]:
+        """Waits for a rollout that iteration `step` may be fed with, and the cursor behind it."""
+        with self._changed:
+            while (ticket := self._deliverable(step)) is None:
+                self._changed.wait()
+            work, done = self._ready.pop(ticket), self._underway.pop(ticket)
+            self._batches.done(done.drawn.numbers)
+            self._coming = step + 1
+            self._changed.notify_all()
+            numbers = tuple(done.drawn.numbers)
+            return Delivery(step, ticket, done.version, done.actor, numbers), work, self._cursor()
+
+    def close(self) -> None:
+        """Lets the actors go once they have finished what they are at."""
+        with self._changed:
+            self._closed = True
+            self._changed.notify_all()
+
+    def _begin(self, actor: int) -> tuple[_Underway, TrainState] | None:
+        with self._changed:
+            while not self._closed and self._waiting and self._too_early(actor):
+                self._changed.wait()
+            if self._closed or not self._waiting:
+                return None
+            ticket, taken = self._waiting.pop(0)
+            begun = _Underway(ticket, self._version, actor, _Drawn(self._batches, taken, self._changed))
+            self._underway[ticket] = begun
+            return begun, self._shown
+
+    def _too_early(self, actor: int) -> bool:
+        """Whether a rollout begun now could come too late, or would only lie about and grow stale."""
+        if any(self._underway[ticket].actor == actor for ticket in self._ready):
+            return True
+        versions = [*(one.version for one in self._underway.values()), self._version]
+        return not admissible(versions, self._coming, self._bound)
+
+    def _deliverable(self, step: int) -> int | None:
+        if self._error is not None:
+            raise self._error
+        for ticket in self._ready:  # in the order in which they came
+            others = [other.version for other in self._underway.values() if other.ticket != ticket]
+            if admissible(others, step + 1, self._bound):
+                return ticket
+        return None
+
+    def _cursor(self) -> dict[str, Any]:
+        opened = [[one.ticket, one.drawn.known] for one in self._underway.values()]
+        opened += [[ticket, taken] for ticket, taken in self._waiting if taken]
+        return {"batches": self._batches.cursor(), "open": opened}
+
+
+def _make(crew: Crew, actor: Actor, view: TrainState, ticket: int, version: int, drawn: _Drawn) -> Work:
+    key = jax.random.fold_in(crew.key, ticket)
+    collector = actor.collector._replace(draw=drawn)
+    collected = collect(collector, view.params, key, crew.updates(version + 1))
+    return Work(collected, None if actor.find is None else actor.find(view, collected.rollout))
+
+
+def _whole(crew: Crew) -> bool:
+    return any(actor.find is not None for actor in crew.actors)
+
+
+def _networks_then(state: TrainState, delivery: Delivery) -> Networks:
+    age = delivery.staleness
+    if age > len(state.past):
+        raise ValueError(f"{delivery} is {age} iterations old, and {len(state.past)} are remembered")
+    return state.past[age - 1] if age else networks_of(state)
+
+
+def _iteration(
+    delivery: Delivery,
+    state: TrainState,
+    work: Work,
+    metrics: dict[str, Array],
+    cursor: dict[str, Any],
+    told: dict[str, float],
+) -> Iteration:
+    step = delivery.step
+    return Iteration(step, state, work.collected, metrics, cursor, step + 1, delivery, told)

@@ -1,0 +1,172 @@
+"""The critic of a run: where it starts, how it learns alone, and that the run goes on where it was killed."""
+
+import json
+
+import numpy as np
+import pytest
+from exact import bits, same
+from rich.console import Console
+
+from experiments import records, run
+from experiments.config import (
+    CheckpointConfig,
+    ColdStartConfig,
+    CriticConfig,
+    EvaluationConfig,
+    Experiment,
+    ModelConfig,
+    OptimizerConfig,
+    SamplingConfig,
+    ScheduleConfig,
+    TaskConfig,
+)
+from experiments.first_state import first_state
+from experiments.methods import MethodConfig
+from experiments.setup import build
+from experiments.train import train
+from gpg_jax.training.checkpoints import read_checkpoints, restore
+
+OWN = {"seconds", "new_tokens_per_second"}
+
+
+PAIRS = [{"prompt": f"{one}{two}>", "response": f"{two}{one}"} for one, two in ("ab", "cd", "ea")]
+NUMBERS = [1, 2, 3, 6, 7]
+"""Two iterations on demonstrations, one of the critic alone, which is said to be enough, and the method's."""
+
+
+def experiment(data=None, **sections) -> Experiment:
+    critic = CriticConfig(
+        trunk="separate",
+        pretraining_steps=3,
+        explained_variance=-99.0,
+        optimizer=OptimizerConfig(learning_rate=1e-2),
+    )
+    given = {
+        "method": MethodConfig(name="vapo", arguments={"kl_coefficient": 0.01}),
+        "critic": critic,
+        **sections,
+    }
+    return Experiment(
+        mesh=(8, 1, 1),
+        model=ModelConfig(width=16, layers=1, heads=2, kv_heads=2, head_dim=8, mlp_width=16),
+        task=TaskConfig(name="reversal", verifier="places_right", prompt_tokens=3),
+        sampling=SamplingConfig(new_tokens=3),
+        optimizer=OptimizerConfig(learning_rate=1e-2),
+        schedule=ScheduleConfig(steps=2, prompts=8, group=2, epochs=2),
+        cold_start=ColdStartConfig(steps=2 if data else 0, data=data),
+        evaluation=EvaluationConfig(examples=-1, batch=8),
+        checkpoint=CheckpointConfig(every=1, keep_latest=20, keep_best=0),
+        **given,
+    )
+
+
+@pytest.fixture(scope="module")
+def config(tmp_path_factory):
+    path = tmp_path_factory.mktemp("pairs") / "pairs.jsonl"
+    path.write_text("".join(json.dumps(pair) + "\n" for pair in PAIRS))
+    return experiment(str(path))
+
+
+@pytest.fixture(scope="module")
+def whole(config, tmp_path_factory):
+    workdir = tmp_path_factory.mktemp("critics") / "whole"
+    train(config, workdir, Console(quiet=True))
+    return workdir
+
+
+@pytest.fixture(scope="module")
+def found(config, whole):
+    """Step -> state, of every checkpoint of the run."""
+    return states(config, whole)
+
+
+def states(config, workdir):
+    like = build(config).like
+    with read_checkpoints(workdir / "checkpoints") as checkpoints:
+        known = sorted(one.step for one in checkpoints.checkpoints)
+        return {step: restore(checkpoints, like, pytest.fail, [step]).state for step in known}
+
+
+def lines(workdir):
+    told = records.read(workdir / "metrics.jsonl")
+    return [{name: value for name, value in line.items() if name not in OWN} for line in told]
+
+
+def test_a_separate_critic_begins_as_the_policy_with_a_head_of_zeros():
+    state = first_state(build(experiment()))
+    same(state.critic.params["trunk"], state.params)
+    assert not np.any(state.critic.params["weight"])
+
+
+def test_the_critic_learns_alone_until_it_explains_enough_and_then_beside_the_policy(found, whole):
+    assert list(found) == NUMBERS
+    policies, critics = (
+        {step: bits(part(state)) for step, state in found.items()}
+        for part in (lambda state: state.params, lambda state: state.critic.params)
+    )
+    same(policies[2], policies[3])
+    same(bits(found[2].optimizer), bits(found[3].optimizer))
+    for one, other in ((1, 2), (3, 6), (6, 7)):
+        assert all(np.any(x != y) for x, y in zip(policies[one], policies[other], strict=True))
+    for one, other in ((2, 3), (3, 6), (6, 7)):
+        assert any(np.any(x != y) for x, y in zip(critics[one], critics[other], strict=True))
+    assert [int(state.update) for state in found.values()] == [1, 2, 2, 4, 6]
+    told = lines(whole)
+    assert [line["step"] for line in told] == NUMBERS
+    assert [line["updates"] for line in told] == [1, 2, 2, 4, 6]
+    assert ["critic_gradient_norm" in line for line in told] == [False, False, True, True, True]
+    assert ["explained_variance" in line for line in told] == [False, False, True, True, True]
+    assert ["gradient_norm" in line for line in told] == [True, True, False, True, True]
+
+
+def test_behind_a_cold_start_reference_and_trunk_are_the_policy_that_it_made(found):
+    cold = bits(found[2].params)
+    same(bits(found[3].reference), cold)
+    assert any(np.any(x != y) for x, y in zip(bits(found[1].reference), cold, strict=True))
+    # by then the trunk has moved twice, by about its rate of 0.01 each time
+    for one, other in zip(bits(found[3].critic.params["trunk"]), cold, strict=True):
+        assert 0 < np.max(np.abs(one - other)) < 0.03
+
+
+def test_a_run_killed_behind_its_pretraining_goes_on_bit_for_bit(config, found, whole, tmp_path, monkeypatch):
+    """O-37 with a critic: that the pretraining was over early is known where the run goes on."""
+    keep = run.keep
+
+    def killed(current, iteration, metrics):
+        keep(current, iteration, metrics)
+        if iteration.step == 3:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(run, "keep", killed)
+    with pytest.raises(KeyboardInterrupt):
+        train(config, tmp_path / "killed", Console(quiet=True))
+    monkeypatch.setattr(run, "keep", keep)
+    train(config, tmp_path / "killed", Console(quiet=True))
+    assert json.dumps(lines(tmp_path / "killed")) == json.dumps(lines(whole))
+    same(bits(states(config, tmp_path / "killed")[7]), bits(found[7]))
+
+
+@pytest.mark.parametrize(
+    ("sections", "sentence"),
+    [
+        ({"method": MethodConfig(name="grpo")}, "the method 'grpo' has no critic"),
+        ({"critic": CriticConfig(trunk="separate", name="smollm2")}, "must have the policy's tokenizer"),
+    ],
+)
+def test_critics_that_do_not_fit_are_refused(sections, sentence):
+    with pytest.raises(ValueError, match=sentence):
+        build(experiment(**sections))
+
+
+@pytest.mark.parametrize(
+    ("given", "sentence"),
+    [
+        ({"trunk": "shared"}, "must be 'policy' or 'separate'"),
+        ({"name": "smollm2"}, "has no weights to start from"),
+        ({"explained_variance": 0.5}, "give critic.pretraining_steps"),
+        ({"explained_variance": 1.0, "pretraining_steps": 3}, "it is below 1"),
+    ],
+)
+def test_sections_that_contradict_themselves(given, sentence):
+    with pytest.raises(ValueError, match=sentence):
+        CriticConfig(**given)
