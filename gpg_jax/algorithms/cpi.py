@@ -46,9 +46,7 @@ def cpi(
     Raises:
       ValueError: a setting without effect, or out of its range.
     """
-    settings = resolve(
-        options, GROUP | {"advantage_range", "dual_clip"}, aggregation="token_mean", kl_order="before"
-    )
+    settings = resolve(options, GROUP | {"dual_clip"}, aggregation="token_mean", kl_order="before")
     checks.one_of("step", step, STEPS)
     checks.count("capacity", capacity)
     if capacity < 2:
