@@ -271,16 +271,8 @@ def test_the_discounted_share_has_the_papers_form():
     np.testing.assert_allclose(metrics["cpi_alpha"], best, rtol=1e-4)
 
 
-def test_a_fixed_share_is_taken_where_there_is_a_gain_alone():
-    rule = Conservative("fixed", alpha=0.25, capacity=CAPACITY)
-    state, metrics = toy_step(rule)
-    assert metrics["cpi_gain"] > 0 and metrics["cpi_alpha"] == 0.25 != metrics["cpi_alpha_star"]
-    np.testing.assert_allclose(state.params["weights"], [0.25, 0.45, 0.3], rtol=1e-5)
-    cost = metrics["cpi_worst"] * HORIZON * (HORIZON - 1)
-    bound = 0.25 * metrics["cpi_gain"] - 0.25**2 * cost
-    np.testing.assert_allclose(metrics["cpi_bound"], bound, rtol=1e-4)
-    # Downhill: the candidate is worse, and nothing moves.
-    state, metrics = toy_step(rule, rate=-0.1)
+def test_nothing_moves_where_the_candidate_is_worse():
+    state, metrics = toy_step(Conservative("fixed", alpha=0.25, capacity=CAPACITY), rate=-0.1)
     assert metrics["cpi_gain"] < 0
     assert metrics["cpi_alpha"] == metrics["cpi_alpha_star"] == metrics["cpi_bound"] == 0
     jax.tree.map(np.testing.assert_array_equal, state.params, START)
@@ -321,6 +313,9 @@ def whole():
 def test_a_full_mixture_lets_its_lightest_go(whole):
     state, metrics = whole
     assert metrics["cpi_gain"] > 0 and state.update == 4
+    assert metrics["cpi_alpha"] == np.float32(0.3) > metrics["cpi_alpha_star"]
+    bound = 0.3 * metrics["cpi_gain"] - 0.3**2 * metrics["cpi_worst"] * 10 * 9
+    np.testing.assert_allclose(metrics["cpi_bound"], bound, rtol=1e-4)
     np.testing.assert_allclose(state.params["weights"], [0.3, 0.7], rtol=1e-6)
     np.testing.assert_allclose(metrics["mixture_dropped"], 0.7 * 0.3, rtol=1e-6)
     jax.tree.map(np.testing.assert_array_equal, state.params["members"][1], FULL["members"][0])
