@@ -9,6 +9,7 @@ from gpg_jax.policies.architecture import Architecture
 from gpg_jax.policies.policy import Policy
 from gpg_jax.policies.score import Layout
 from gpg_jax.policies.transformer import transformer
+from gpg_jax.training.plan import Plan
 from gpg_jax.types import Rollout
 
 ARCHITECTURE = Architecture(
@@ -56,3 +57,8 @@ def rollout(seed: int = 0, prompts: int = PROMPTS, layout: Layout = LAYOUT) -> R
         outcome=outcome,
         reward=outcome,
     )
+
+
+def plan(**options) -> Plan:
+    """How the rows of `rollout()` are cut."""
+    return Plan(layout=LAYOUT, rows=PROMPTS * LAYOUT.shared, **options)

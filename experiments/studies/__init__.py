@@ -8,6 +8,7 @@ from pathlib import Path
 from ml_collections import ConfigDict
 from rich.console import Console
 
+from experiments.studies.cards import cards
 from experiments.studies.findings import Findings
 from experiments.studies.gradients import gradients
 from experiments.studies.methods import methods
@@ -21,5 +22,6 @@ STUDIES: dict[str, Callable[[ConfigDict, Path, Console], Findings]] = {
     "special_cases": special_cases,
     "gradients": gradients,
     "overhead": overhead,
+    "cards": cards,
 }
 """Kinds of studies by name: configuration, folder, where a person reads -> what came out."""

@@ -17,7 +17,7 @@ from gpg_jax.environments.shaping import kl_in_reward, reward_at_last_action, tr
 from gpg_jax.estimators import advantages, filters
 from gpg_jax.estimators.advantages import Advantage, RowEstimator
 from gpg_jax.losses import corrections, gates, ratios, weights
-from gpg_jax.losses.penalties import Cost, entropy_bonus, kl_held, penalty
+from gpg_jax.losses.penalties import Coefficient, Cost, entropy_bonus, kl_held, of_state, penalty
 from gpg_jax.types import Array, Batch, Method, Objective, Penalty, Rollout, State
 
 Outcome = Callable[[Batch], Array]
@@ -57,6 +57,7 @@ def compose(
     penalties: Sequence[Penalty] = (),
     after: Callable[[State, dict[str, Array]], State] = lambda state, metrics: state,
     watch: Callable[[Batch, Array], dict[str, Array]] = lambda batch, unit_ids: {},
+    kl_coefficient: Coefficient | None = None,
 ) -> Method:
     """The method of these choices.
 
@@ -74,6 +75,7 @@ def compose(
       penalties: further terms of the loss, such as a critic's.
       after: state, metrics -> state, once a rollout.
       watch: numbers of the rows that are reported, see `types.Method`.
+      kl_coefficient: β of the KL to the reference by the method's state; the settings' for None.
 
     Returns:
       The method.
@@ -82,6 +84,7 @@ def compose(
       ValueError: an unknown aggregation, correction, estimator or placement.
     """
     aggregation = _aggregation(settings, settings.aggregation)
+    beta = of_state(settings.kl_coefficient if kl_coefficient is None else kl_coefficient)
     units = each_token if units is None else units
     units = _finished_rows(units) if settings.drop_truncated else units
     ratio = ratios.token_ratio(settings.log_ratio_range) if ratio is None else ratio
@@ -92,9 +95,9 @@ def compose(
         gate=gate,
         weights=aggregation,
         correction=_correction(settings),
-        penalties=(*_penalties(settings, ratio, units), *penalties),
+        penalties=(*_penalties(settings, ratio, units, beta), *penalties),
     )
-    shape = _shape(settings, scalar_outcome(settings) if outcome is None else outcome)
+    shape = _shape(settings, scalar_outcome(settings) if outcome is None else outcome, beta)
     return Method(
         objective,
         shape,
@@ -211,29 +214,32 @@ def _finished_rows(units: Units) -> Units:
     return lambda batch: jnp.where(filters.finished(batch.rollout)[:, None], units(batch), -1)
 
 
-def _penalties(settings: Settings, ratio: ratios.Ratio, units: Units) -> tuple[Penalty, ...]:
+def _penalties(
+    settings: Settings, ratio: ratios.Ratio, units: Units, beta: Callable[[State], Array | float]
+) -> tuple[Penalty, ...]:
     penalties = []
     if settings.kl_coefficient and settings.kl_placement == "loss":
         weigh = _aggregation(settings, settings.kl_aggregation or settings.aggregation)
         estimator = settings.kl_estimator.removesuffix("+")
         held = kl_held(estimator, settings.kl_range, settings.kl_cost_range)
-        penalties.append(penalty(kl_cost(settings, ratio, units), settings.kl_coefficient, weigh, held))
+        penalties.append(penalty(kl_cost(settings, ratio, units), beta, weigh, held))
     if settings.entropy_coefficient:
         weigh = _aggregation(settings, settings.entropy_aggregation or settings.aggregation)
         penalties.append(entropy_bonus(settings.entropy_coefficient, weigh))
     return tuple(penalties)
 
 
-def _shape(settings: Settings, outcome: Outcome) -> Callable[[Batch, State], Array]:
+def _shape(
+    settings: Settings, outcome: Outcome, beta: Callable[[State], Array | float]
+) -> Callable[[Batch, State], Array]:
     cost: Cost | None = charge(settings) if kl_in_the_reward(settings) else None
 
     def shape(batch: Batch, state: State) -> Array:
-        del state
         mask = batch.rollout.action_mask
         rewards = reward_at_last_action(outcome(batch), mask)
         if cost is None:
             return rewards
-        return kl_in_reward(rewards, cost(batch.old, batch), mask, settings.kl_coefficient)
+        return kl_in_reward(rewards, cost(batch.old, batch), mask, beta(state))
 
     return shape
 

@@ -12,7 +12,7 @@ from gpg_jax.estimators.divergences import k1, k3
 from gpg_jax.estimators.masked import masked_max, masked_sum
 from gpg_jax.estimators.segments import group_max, group_min
 from gpg_jax.estimators.variance import explained_variance
-from gpg_jax.types import STOP_EOS, Array, Batch, Estimate, Objective, Scores
+from gpg_jax.types import STOP_EOS, Array, Batch, Estimate, Objective, Scores, State
 
 Metric = tuple[Array, Array] | Array
 Metrics = dict[str, Metric]
@@ -177,6 +177,20 @@ def critic_metrics(batch: Batch, estimate: Estimate) -> dict[str, Array]:
         "value_mean": masked_sum(value, mask) / count,
         "value_error": masked_sum(jnp.square(value - target), mask) / count,
     }
+
+
+def state_metrics(state: State) -> dict[str, Array]:
+    """The scalars of a method's state before a rollout, such as coefficients that are steered.
+
+    Args:
+      state: the method's.
+
+    Returns:
+      `state`, or `state/FIELD` -> scalar.
+    """
+    leaves, _ = jax.tree_util.tree_flatten_with_path(state)
+    named = {jax.tree_util.keystr(path, simple=True, separator="/"): leaf for path, leaf in leaves}
+    return {f"state/{name}".rstrip("/"): leaf for name, leaf in named.items() if jnp.ndim(leaf) == 0}
 
 
 def kl_after(scores: Scores, batch: Batch, estimate: Estimate) -> Array:

@@ -278,7 +278,7 @@ def test_what_was_learnt_becomes_a_folder_that_loads(finished, tmp_path):
 
 
 def untimed(path: Path) -> list[dict]:
-    own = ("second", "tool_replayed")
+    own = ("second", "tool_replayed", "learner_waits")
     return [{k: v for k, v in line.items() if not any(o in k for o in own)} for line in records.read(path)]
 
 
@@ -414,3 +414,31 @@ def test_a_run_with_tools_that_is_killed_is_told_what_it_had_been_told(tmp_path)
     assert_same_run(whole, killed, 15)
     replayed = [line.get("tool_replayed", 0) for line in records.read(killed / output.METRICS)]
     assert any(replayed), "nothing was asked before the kill, so that the test shows nothing"
+
+
+@pytest.mark.slow
+def test_a_live_run_of_actors_that_is_killed_is_repeated_bit_for_bit(tmp_path):
+    """Its deliveries are all that timing decided: every prompt once, and the same parameters from them."""
+    flags = ["--config=configs/smoke.py:a3c", "--config.schedule.steps=24", "--config.checkpoint.every=5"]
+    flags += ["--config.output.rollouts=4", "--config.output.kl=False"]
+    killed, again, cache = tmp_path / "killed", tmp_path / "again", str(tmp_path / "cache")
+    child = command(*flags, f"--workdir={killed}", cache=cache)
+    while child.poll() is None and sum(1 for _ in records.read(killed / output.METRICS)) < 12:
+        time.sleep(0.01)
+    child.send_signal(signal.SIGKILL)
+    child.communicate()
+    assert child.returncode == -signal.SIGKILL
+    resumed = command(*flags, f"--workdir={killed}", cache=cache)
+    said, _ = resumed.communicate()
+    assert resumed.returncode == 0 and re.search(r"resuming after iteration (5|10|15)", said), said
+    deliveries = list(records.read(killed / output.DELIVERIES))
+    assert sorted(line["ticket"] for line in deliveries) == list(range(1, 25))
+    assert sorted(number for line in deliveries for number in line["batches"]) == list(range(24))
+    repeated = command(*flags, f"--config.actors.journal={killed}", f"--workdir={again}", cache=cache)
+    said, _ = repeated.communicate()
+    assert repeated.returncode == 0, said
+    assert untimed(killed / output.METRICS) == untimed(again / output.METRICS)
+    for rollout in (killed / "rollouts").iterdir():
+        assert rollout.read_bytes() == (again / "rollouts" / rollout.name).read_bytes()
+    first, second = (record(folder, 24)["digests"] for folder in (killed, again))
+    assert all(second[name] == digest for name, digest in first.items())

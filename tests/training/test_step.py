@@ -8,6 +8,7 @@ import optax
 import pytest
 import small
 from jax.sharding import NamedSharding
+from small import plan
 
 from gpg_jax.algorithms import ALGORITHMS
 from gpg_jax.algorithms.compose import AGGREGATIONS
@@ -16,7 +17,6 @@ from gpg_jax.estimators.segments import group_sum, tree_roots
 from gpg_jax.losses import objective
 from gpg_jax.losses.penalties import entropy_bonus, kl_penalty
 from gpg_jax.policies.score import score
-from gpg_jax.training.plan import Plan
 from gpg_jax.training.program import Program
 from gpg_jax.training.sharding import ROWS, make_mesh, row_shards, state_shardings
 from gpg_jax.training.state import create_state
@@ -28,10 +28,6 @@ RATE = 0.3
 OPTIMIZER = optax.chain(optax.clip_by_global_norm(1.0), optax.sgd(RATE))
 METHOD = ALGORITHMS["grpo"](entropy_coefficient=0.01)
 ROLLOUT = small.rollout()
-
-
-def plan(**options):
-    return Plan(layout=small.LAYOUT, rows=len(ROLLOUT.length), **options)
 
 
 def first_state(method, optimizer=OPTIMIZER):

@@ -1,0 +1,133 @@
+"""The step with a critic: the same sums however it is cut, a critic that learns alone, updates that halt."""
+
+import examples
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+import small
+from exact import bits, same
+from small import plan
+
+from gpg_jax.algorithms import ALGORITHMS
+from gpg_jax.algorithms.value_pretraining import value_pretraining
+from gpg_jax.losses import objective
+from gpg_jax.policies.critic import head_critic, trunk_critic
+from gpg_jax.training.program import BOTH, Program
+from gpg_jax.training.state import create_critic_state, create_state
+from gpg_jax.training.step import compile_step, make_step
+
+OPTIMIZER = optax.chain(optax.clip_by_global_norm(1.0), optax.sgd(0.3))
+ROLLOUT = small.rollout()
+WIDTH = small.ARCHITECTURE.width
+CRITICS = {"head": head_critic(WIDTH), "trunk": trunk_critic(small.policy(), WIDTH)}
+CRITIC_OPTIMIZER = optax.chain(optax.clip_by_global_norm(1.0), optax.sgd(0.1))
+PPO = ALGORITHMS["ppo"](entropy_coefficient=0.01)
+
+
+def first_state(method, critic):
+    params = jax.tree.map(jnp.copy, small.params())
+    values = critic.init(jax.random.key(1), params)
+    weight = 0.1 * jax.random.normal(jax.random.key(2), (WIDTH,))
+    own = create_critic_state({**values, "weight": weight}, CRITIC_OPTIMIZER)
+    return create_state(params, method, OPTIMIZER, jax.random.key(5), own)
+
+
+def program(method, critic, devices=1, trains=BOTH, **cut):
+    axis = {"axis_name": "devices"} if devices > 1 else {}
+    pair = (critic, CRITIC_OPTIMIZER)
+    cut = plan(shards=devices, **cut)
+    return Program(small.policy(), method, OPTIMIZER, cut, critic=pair, trains=trains, **axis)
+
+
+def run(method, critic, devices=1, trains=BOTH, **cut):
+    state = first_state(method, critic)
+    step = make_step(program(method, critic, devices, trains, **cut))
+    if devices == 1:
+        return compile_step(step)(state, ROLLOUT)
+    mapped = jax.pmap(step, axis_name="devices", in_axes=(0, None), devices=jax.devices()[:devices])
+    state, metrics = mapped(jax.tree.map(lambda leaf: jnp.stack([leaf] * devices), state), ROLLOUT)
+    return jax.tree.map(lambda leaf: leaf[0], (state, metrics))
+
+
+@pytest.mark.parametrize("name", CRITICS)
+def test_micro_batches_and_devices_add_up_to_the_whole(name):
+    whole = run(PPO, CRITICS[name])
+    for cut in ({"micro_batches": 4}, {"devices": 2, "micro_batches": 2}):
+        parts = run(PPO, CRITICS[name], **cut)
+        for part in (lambda state: state.params, lambda state: state.critic.params):
+            for one, other in zip(bits(part(whole[0])), bits(part(parts[0])), strict=True):
+                np.testing.assert_allclose(one, other, atol=2e-5)
+        for metric, value in whole[1].items():
+            np.testing.assert_allclose(value, parts[1][metric], atol=1e-4, rtol=1e-4, err_msg=metric)
+    assert whole[1]["critic_gradient_norm"] > 0 and whole[1]["gradient_norm"] > 0
+
+
+def test_a_critic_on_the_policys_trunk_shapes_it_and_a_separate_one_does_not():
+    """With advantages of 0 (a batch of equal rewards, whitened) the value loss is all that is left."""
+    rows = ROLLOUT.replace(reward=np.zeros_like(ROLLOUT.reward))
+    method = ALGORITHMS["a2c"](lambda_=1.0, entropy_coefficient=0.0)
+    silent = method._replace(objective=method.objective._replace(gate=lambda ratio, advantage: 0 * ratio))
+    for name, moves in (("head", True), ("trunk", False)):
+        state, _ = compile_step(make_step(program(silent, CRITICS[name])))(
+            first_state(silent, CRITICS[name]), rows
+        )
+        moved = any(np.any(x != y) for x, y in zip(bits(state.params), bits(small.params()), strict=True))
+        assert moved == moves
+
+
+def test_a_critic_that_learns_alone_comes_to_explain_its_targets():
+    method = value_pretraining(PPO)
+    critic = CRITICS["trunk"]
+    state = first_state(method, critic)
+    before = bits((state.params, state.optimizer, state.update))
+    step = compile_step(make_step(program(method, critic, trains=frozenset({"critic"}))))
+    seen = []
+    for _ in range(40):
+        state, metrics = step(state, ROLLOUT)
+        seen.append((float(metrics["value_error"]), float(metrics["explained_variance"])))
+        assert "gradient_norm" not in metrics
+    same(bits((state.params, state.optimizer, state.update)), before)
+    assert seen[-1][0] < 0.6 * seen[0][0] and seen[-1][1] > 0.1 > seen[0][1]
+
+
+def test_the_targets_of_the_pretraining_are_whole_returns():
+    """Whatever the critic says: the reward at the end is the target of every action where γ = 1."""
+    batch, _ = examples.random_batch(3)
+    actions = np.asarray(batch.rollout.action_mask)
+    method = value_pretraining(ALGORITHMS["vapo"](target_lambda=0.5))
+    estimate, _ = objective.estimate(method, batch, method.state)
+    wanted = np.where(actions, batch.rollout.reward[:, None], 0)
+    np.testing.assert_allclose(np.where(actions, estimate.value_target, 0), wanted, atol=1e-5)
+
+
+def test_updates_halt_and_what_is_behind_is_left_out():
+    """A halt at the third of four minibatches leaves what the first two made, bit for bit."""
+    critic, counted = CRITICS["head"], {"minibatches": 4}
+    free, metrics = run(PPO, critic, **counted)
+    assert "halted" not in metrics
+    never = PPO._replace(halt=lambda seen: seen["kl_old_k3"] > 1e9)
+    state, metrics = run(never, critic, **counted)
+    for one, other in zip(bits(state.params), bits(free.params), strict=True):
+        np.testing.assert_allclose(one, other, atol=1e-6)
+    assert metrics["halted"] == 0 and int(state.update) == 4
+    always = PPO._replace(halt=lambda seen: seen["kl_old_k3"] >= 0)
+    state, metrics = run(always, critic, **counted)
+    same(bits(state.params), bits(small.params()))
+    assert metrics["halted"] == 1 and int(state.update) == 0
+    moved = PPO._replace(
+        halt=lambda seen: seen["kl_old_k3"] > 1e-12
+    )  # as soon as the policy has moved at all
+    state, metrics = run(moved, critic, **counted)
+    assert metrics["halted"] == 0.75 and int(state.update) == 1
+    assert any(np.any(x != y) for x, y in zip(bits(state.params), bits(small.params()), strict=True))
+
+
+def test_a_method_with_a_critic_needs_one():
+    with pytest.raises(ValueError, match="there is no critic"):
+        make_step(Program(small.policy(), PPO, OPTIMIZER, plan()))
+    with pytest.raises(ValueError, match="one at least"):
+        make_step(program(PPO, CRITICS["head"], trains=frozenset()))
+    with pytest.raises(ValueError, match="for methods with a critic"):
+        value_pretraining(ALGORITHMS["grpo"]())
