@@ -1,6 +1,8 @@
 """What a run has learnt, as a Hugging Face folder that transformers, vLLM and `--config.model.name` read.
 
 python -m experiments.export --workdir=W --out=FOLDER [--checkpoint=latest|best|STEP] [--dtype=bfloat16]
+
+A mixture of policies becomes a folder each, and their weights are printed.
 """
 
 from __future__ import annotations
@@ -17,6 +19,7 @@ from experiments.setup import build
 from experiments.trained import trained_config, trained_params
 from gpg_jax.policies.huggingface import save_pretrained
 from gpg_jax.policies.pretrained import pretrained_folder
+from gpg_jax.types import Params
 
 FLAGS = flags.FLAGS
 
@@ -41,8 +44,24 @@ def main() -> None:
         model = setup.config.model
         source = None if model.name is None else pretrained_folder(model.name, model.revision)
         params = jax.device_get(trained_params(setup, workdir, FLAGS.checkpoint, console))
-        path = save_pretrained(FLAGS.out, setup.architecture, params, source=source, dtype=FLAGS.dtype)
-    say(console, f"model: {path}")
+        for folder, weight, own in members(Path(FLAGS.out), params):
+            path = save_pretrained(folder, setup.architecture, own, source=source, dtype=FLAGS.dtype)
+            say(console, f"model: {path}" if weight is None else f"model of weight {weight:.6g}: {path}")
+
+
+def members(out: Path, params: Params) -> list[tuple[Path, float | None, Params]]:
+    """What is written where: the one model, or every member of a mixture that has a weight, and its weight.
+
+    No folder of the hub's layout holds a mixture: its members are models each, the newest first.
+
+    Args:
+      out: the new folder.
+      params: of the run's policy.
+    """
+    if set(params) != {"members", "weights"}:
+        return [(out, None, params)]
+    mixed = zip(params["members"], params["weights"].tolist(), strict=True)
+    return [(out / f"member_{k}", weight, own) for k, (own, weight) in enumerate(mixed) if weight > 0]
 
 
 if __name__ == "__main__":

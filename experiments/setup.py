@@ -40,6 +40,7 @@ from gpg_jax.decoding.sharded import compile_decode
 from gpg_jax.environments.toolbox import Toolbox
 from gpg_jax.environments.tools import Tool
 from gpg_jax.policies.architecture import Architecture
+from gpg_jax.policies.mixture import mixture, mixture_params
 from gpg_jax.policies.policy import Policy
 from gpg_jax.policies.pretrained import load_pretrained
 from gpg_jax.policies.transformer import transformer
@@ -47,7 +48,7 @@ from gpg_jax.training.checkpoints import template
 from gpg_jax.training.collect import Collector, Decode, Write, decoded, spoken
 from gpg_jax.training.sharding import parameter_specs, state_shardings
 from gpg_jax.training.state import TrainState, create_critic_state, create_state
-from gpg_jax.types import Array, Batch, Method, Params
+from gpg_jax.types import Array, Batch, Conservative, Method, Params
 
 STREAMS = {"init": 0, "step": 1, "rollout": 2, "evaluation": 3}
 """Independent streams of randomness, each folded into the run's seed."""
@@ -106,6 +107,7 @@ def build(config: Experiment) -> Setup:
         raise ValueError(f"sampling.top_k is {top_k}, and the model has {tokens} tokens; 0 keeps all")
     _check_lengths(config, architecture)
     policy = transformer(architecture, dtype=jnp.dtype(config.model.dtype), remat=config.model.remat)
+    policy, pretrained = _mixed(config, method, policy, pretrained)
     optimizer = make_optimizer(config.optimizer, run_learning_rate(config, schedule.updates))
     critic = make_critic(config, method, architecture, schedule.critic_updates)
     return Setup(
@@ -239,6 +241,28 @@ def _method(config: Experiment, token_bytes: Sequence[bytes]) -> Method:
         return own(batch, unit_ids) | marker_faults(markers, batch.rollout)
 
     return method._replace(watch=watch)
+
+
+def _mixed(
+    config: Experiment, method: Method, policy: Policy, pretrained: Params | None
+) -> tuple[Policy, Params | None]:
+    """For a conservative update as many copies as it may mix, all of the weight on the first."""
+    rule = method.update
+    if not isinstance(rule, Conservative):
+        return policy, pretrained
+    if config.sampling.temperature != 1:
+        raise ValueError(
+            f"sampling.temperature is {config.sampling.temperature}, and {config.method.name!r} mixes "
+            "distributions at temperature 1: sample there"
+        )
+    if config.cold_start.steps:
+        raise ValueError(
+            f"cold_start.steps is {config.cold_start.steps}, and demonstrations teach one network, not the "
+            f"mixture of {config.method.name!r}: begin with what another method's run has exported"
+        )
+    weights = [1.0] + [0.0] * (rule.capacity - 1)
+    members = None if pretrained is None else mixture_params([pretrained] * rule.capacity, weights)
+    return mixture([policy] * rule.capacity, weights), members
 
 
 def _load_model(config: ModelConfig, tokenizer: Tokenizer) -> tuple[Architecture, Params | None]:

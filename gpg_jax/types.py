@@ -140,12 +140,14 @@ class Penalty(NamedTuple):
       coefficient: method state -> scalar.
       held: new `Scores`, `Batch` -> `bool[B, L]`, tokens whose cost a bound holds, reported as
         `kl_clamped`; None where nothing is bounded.
+      of_critic: whether it is the critic's own loss, which is no part of what a policy's own update improves.
     """
 
     cost: Callable[[Scores, Batch, Estimate], Array]
     weights: Callable[[Rollout, Array], Array]
     coefficient: Callable[[State], Array | float]
     held: Callable[[Scores, Batch], Array] | None = None
+    of_critic: bool = False
 
 
 class Objective(NamedTuple):
@@ -172,6 +174,45 @@ class Objective(NamedTuple):
     penalties: tuple[Penalty, ...] = ()
 
 
+class TrustRegion(NamedTuple):
+    """The policy's update by one natural gradient step within a bound on the KL, see `training.trust_region`.
+
+    Defaults are those of OpenAI's baselines for MuJoCo, but that they allow 1.5·δ and damp β as well.
+
+    Attributes:
+      radius: δ, largest mean KL(π_old‖π_θ), in nats an action.
+      iterations: most conjugate gradient steps, a Fisher-vector product each.
+      tolerance: squared residual, relative to the squared gradient, at which they end.
+      damping: added to the Fisher matrix's diagonal where the direction is sought.
+      shrink: what a step that is refused is multiplied by, in (0, 1).
+      attempts: lengths that are tried before the policy stays as it is.
+    """
+
+    radius: float = 0.01
+    iterations: int = 10
+    tolerance: float = 1e-10
+    damping: float = 0.1
+    shrink: float = 0.5
+    attempts: int = 10
+
+
+class Conservative(NamedTuple):
+    """The policy's update π ← (1 − α)·π + α·π′ of a mixture, see `training.conservative`.
+
+    Attributes:
+      step: how α is chosen: "horizon" and "discounted" take the α* of highest bound, that of responses of so
+        many actions or of a discounted task; "fixed" takes `alpha` wherever π′ is better.
+      alpha: α of "fixed", in (0, 1].
+      discount: γ of "discounted", in [0, 1).
+      capacity: K ≥ 2, most policies that are mixed.
+    """
+
+    step: str = "horizon"
+    alpha: float = 1.0
+    discount: float = 1.0
+    capacity: int = 4
+
+
 class Method(NamedTuple):
     """What one iteration of a method does.
 
@@ -190,6 +231,7 @@ class Method(NamedTuple):
       watch: `Batch`, unit ids -> name -> `[B]`, numbers of the rows whose means are reported.
       halt: metrics of a minibatch before its update -> whether that update and those behind it on this
         rollout are left out; None never does.
+      update: what is done to the policy instead of an optimizer's step each minibatch, or None.
     """
 
     objective: Objective
@@ -201,3 +243,4 @@ class Method(NamedTuple):
     resample: bool = False
     watch: Callable[[Batch, Array], dict[str, Array]] = lambda batch, unit_ids: {}
     halt: Callable[[dict[str, Array]], Array] | None = None
+    update: TrustRegion | Conservative | None = None

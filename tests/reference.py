@@ -246,10 +246,26 @@ def surrogate(batch: Batch, new, gains, low: float, high: float) -> float:
 def ppo(batch: Batch, new, frozen) -> float:
     """Advantages whitened by the sample's variance, λ = 0.95; both clips at 0.2."""
     gains, targets = gains_and_targets(batch, 0.95)
+    return surrogate(batch, new, white(gains), 0.2, 0.2) + 0.5 * squared_error(batch, targets, 0.2)
+
+
+def white(gains: dict[int, list[float]]) -> dict[int, list[float]]:
     every = [gain for row in gains.values() for gain in row]
     mean, variance = float(np.mean(every)), float(np.var(every, ddof=1))
-    white = {i: [(gain - mean) / np.sqrt(variance + 1e-8) for gain in row] for i, row in gains.items()}
-    return surrogate(batch, new, white, 0.2, 0.2) + 0.5 * squared_error(batch, targets, 0.2)
+    return {i: [(gain - mean) / np.sqrt(variance + 1e-8) for gain in row] for i, row in gains.items()}
+
+
+def trpo(batch: Batch, new, frozen) -> float:
+    """The surrogate without a clip, λ = 0.98; what bounds it is the update."""
+    gains, targets = gains_and_targets(batch, 0.98)
+    return surrogate(batch, new, white(gains), np.inf, np.inf) + 0.5 * squared_error(batch, targets, None)
+
+
+def cpi(batch: Batch, new, frozen) -> float:
+    """The surrogate without a clip, each token with its row's R less the others' mean."""
+    rows = leave_one_out(batch)
+    gains = {i: [rows[i]] * len(actions(batch, i)) for i in rows_of(batch)}
+    return surrogate(batch, new, gains, np.inf, np.inf)
 
 
 def vapo(batch: Batch, new, frozen) -> float:
@@ -263,6 +279,8 @@ def vapo(batch: Batch, new, frozen) -> float:
 
 REFERENCES = {
     "a2c": a2c,
+    "cpi": cpi,
+    "trpo": trpo,
     "ppo": ppo,
     "vapo": vapo,
     "reinforce": lambda b, n, f: reinforce(b, n, f, returns(b)),

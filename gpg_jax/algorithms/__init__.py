@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from gpg_jax.algorithms.a2c import a2c
+from gpg_jax.algorithms.cpi import cpi
 from gpg_jax.algorithms.dapo import dapo
 from gpg_jax.algorithms.dr_grpo import dr_grpo
 from gpg_jax.algorithms.gpg import gpg
@@ -25,6 +26,7 @@ from gpg_jax.algorithms.reinforce import (
 )
 from gpg_jax.algorithms.rloo import rloo
 from gpg_jax.algorithms.sapo import sapo
+from gpg_jax.algorithms.trpo import trpo
 from gpg_jax.algorithms.vanilla import vanilla
 from gpg_jax.algorithms.vapo import vapo
 from gpg_jax.types import Method
@@ -39,6 +41,8 @@ ALGORITHMS: dict[str, Callable[..., Method]] = {
     "reinforce_optimal": reinforce_optimal,
     "vanilla": vanilla,
     "a2c": a2c,
+    "cpi": cpi,
+    "trpo": trpo,
     "ppo": ppo,
     "vapo": vapo,
     "grpo": grpo,
@@ -56,6 +60,7 @@ GROUPED = frozenset(
         "reinforce_group",
         "rloo",
         "reinforce_optimal",
+        "cpi",
         "grpo",
         "dr_grpo",
         "dapo",

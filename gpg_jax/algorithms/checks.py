@@ -61,6 +61,13 @@ def within(
     raise ValueError(f"{name} must be a finite number{place}, got {value!r}")
 
 
+def positive(name: str, value: Any) -> None:
+    """Raises ValueError unless the value is a finite number above 0."""
+    within(name, value, 0)
+    if not value > 0:
+        raise ValueError(f"{name} must be above 0, got {value!r}")
+
+
 def count(name: str, value: Any) -> None:
     """Raises ValueError unless the value is a whole number of at least 1."""
     if not isinstance(value, Integral) or isinstance(value, bool) or value < 1:

@@ -61,7 +61,7 @@ def weigh(objective: Objective, rollout: Rollout, estimate: Estimate) -> tuple[A
     Returns:
       Weights `[B, L]`, and one such array a penalty.
     """
-    unit_ids = _trained_units(estimate)
+    unit_ids = trained_units(estimate)
     penalties = tuple(penalty.weights(rollout, unit_ids) for penalty in objective.penalties)
     return jax.lax.stop_gradient((objective.weights(rollout, unit_ids), penalties))
 
@@ -103,7 +103,7 @@ def loss(
         shape = batch.rollout.tokens.shape
         raise ValueError(f"log-probabilities must be one a token, {shape}; got {scores.log_prob.shape}")
     batch, scores = hide_masked(batch), _hide(scores, batch.rollout.action_mask)
-    unit_ids = _trained_units(estimate)
+    unit_ids = trained_units(estimate)
     mask = unit_ids >= 0
     log_ratio = jnp.where(mask, scores.log_prob - batch.old.log_prob, 0)
     surrogate = objective.gate(objective.ratio(log_ratio, unit_ids), estimate.advantage)
@@ -157,5 +157,6 @@ def _hide(scores: Scores, mask: Array) -> Scores:
     return scores._replace(**{name: jnp.where(mask, x, 0) for name, x in per_token.items()})
 
 
-def _trained_units(estimate: Estimate) -> Array:
+def trained_units(estimate: Estimate) -> Array:
+    """Unit ids `int32[B, L]` of the rows that are kept, -1 elsewhere."""
     return jnp.where(estimate.keep[:, None], estimate.unit_ids, -1)

@@ -178,7 +178,7 @@ def value_penalty(coefficient: Coefficient, weights: Callable, *, clip: float | 
         near = jnp.clip(scores.value, batch.old.value - clip, batch.old.value + clip)
         return jnp.maximum(plain, jnp.square(near - estimate.value_target))
 
-    return Penalty(cost=cost, weights=weights, coefficient=of_state(coefficient))
+    return Penalty(cost=cost, weights=weights, coefficient=of_state(coefficient), of_critic=True)
 
 
 def likelihood_penalty(coefficient: Coefficient, weights: Callable, *, correct: float = 1.0) -> Penalty:

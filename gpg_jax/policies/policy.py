@@ -42,6 +42,7 @@ class Policy(NamedTuple):
       for_decoding: parameters -> parameters rounded to the compute type and laid out for decoding;
         `hidden` and `unembed` take both and give the same values.
       vocab_size: V.
+      members: the policies that it mixes, see `policies.mixture`; () for a network of its own.
     """
 
     init: Callable[[Array], Params]
@@ -50,3 +51,4 @@ class Policy(NamedTuple):
     init_cache: Callable[[int, int], Cache]
     for_decoding: Callable[[Params], Params]
     vocab_size: int
+    members: tuple[Any, ...] = ()

@@ -100,6 +100,7 @@ def score(
     temperature: float,
     needs: frozenset[str] = frozenset(),
     reference: Params | None = None,
+    old: Params | None = None,
     critic: tuple[Critic, Params] | None = None,
     chunk: int = 0,
 ) -> Scores:
@@ -115,6 +116,7 @@ def score(
       temperature: sampling temperature.
       needs: see `score_hidden`.
       reference: parameters of the reference policy, for "kl_ref".
+      old: those of the policy before the updates, for "kl_old"; None where they are `params` as they stand.
       critic: gives `value` and `bootstrap`, with its parameters, or None.
       chunk: see `score_hidden`.
 
@@ -133,12 +135,22 @@ def score(
     on_policy = critic is not None and critic[0].trunk is None
     states, target = tail_hidden(policy, params, tokens, prompt_length, length, layout, last=on_policy)
     hidden, target = states[:, : layout.new_slots], target[:, : layout.new_slots]
-    frozen = None
-    if reference is not None:
-        other, _ = tail_hidden(policy, reference, tokens, prompt_length, length, layout)
-        frozen = Frozen(reference, other)
+
+    def frozen(others: Params | None) -> Frozen | None:
+        if others is None:
+            return None
+        return Frozen(others, tail_hidden(policy, others, tokens, prompt_length, length, layout)[0])
+
     scores = score_hidden(
-        policy, params, hidden, target, temperature=temperature, needs=needs, reference=frozen, chunk=chunk
+        policy,
+        params,
+        hidden,
+        target,
+        temperature=temperature,
+        needs=needs,
+        reference=frozen(reference),
+        old=frozen(old),
+        chunk=chunk,
     )
     scores = jax.tree.map(lambda tail: tail_to_rows(tail, prompt_length, width), scores)
     if critic is None:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 
@@ -25,7 +28,7 @@ def gradient(
     program: Program, state: TrainState, batch: Batch, fixed: Estimate, coefficients: tuple[Array, ...]
 ) -> tuple[Networks, measures.Metrics]:
     """The gradient of the loss over a global minibatch: the sum over its micro-batches."""
-    objective, plan = program.method.objective, program.plan
+    objective = program.method.objective
     reference = state.reference if "kl_ref" in program.method.needs else None
     whole_networks = networks_of(state)
 
@@ -40,35 +43,53 @@ def gradient(
             rows = rows._replace(old=jax.lax.stop_gradient(scores))
         return loss(objective, scores, rows, kept, weights, penalty_weights, coefficients)
 
-    def micro(part) -> tuple[Networks, measures.Metrics]:
+    def one(part) -> tuple[Networks, measures.Metrics]:
         slope = jax.value_and_grad(part_loss, has_aux=True)
-        (value, seen), grads = slope(trained(program, whole_networks), own_rows(part, program))
+        (value, seen), grads = slope(trained(program, whole_networks), part)
         return grads, {**seen, "loss": (value, jnp.float32(0))}
 
-    def accumulate(total, part):
-        grads, seen = micro(part)
-        return (jax.tree.map(jnp.add, total[0], grads), measures.merge(total[1], seen)), None
-
-    whole = (batch, fixed, weigh(objective, batch.rollout, fixed))
-    if plan.micro_batches == 1:
-        total = micro(whole)
-    else:
-        parts = cut(whole, plan.micro_batches)
-        grads, seen = jax.eval_shape(micro, jax.tree.map(lambda leaf: leaf[0], parts))
-        nothing = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), grads), measures.empty(seen)
-        total, _ = jax.lax.scan(accumulate, nothing, parts)
-    grads, seen = _sum_over_devices(*total, program.axis_name)
+    grads, seen = summed(program, one, (batch, fixed, weigh(objective, batch.rollout, fixed)))
     # The loss is a sum over micro-batches and devices, and a mean over updates alone.
     return grads, {**seen, "loss": (seen["loss"][0], jnp.float32(1))}
 
 
-def _sum_over_devices(
-    grads: Networks, metrics: measures.Metrics, axis_name: str | None
-) -> tuple[Networks, measures.Metrics]:
+def summed(
+    program: Program, one: Callable[[Any], tuple[Any, measures.Metrics]], whole: Any
+) -> tuple[Any, measures.Metrics]:
+    """Sums over the micro-batches and devices of a global minibatch.
+
+    Args:
+      program: whose plan cuts the rows.
+      one: rows of a micro-batch -> a pytree of sums over them, and metrics.
+      whole: arrays of all rows, split along their first axis.
+
+    Returns:
+      The pytree and the metrics of all rows.
+    """
+    plan = program.plan
+
+    def micro(part: Any) -> tuple[Any, measures.Metrics]:
+        return one(own_rows(part, program))
+
+    def accumulate(total, part):
+        sums, seen = micro(part)
+        return (jax.tree.map(jnp.add, total[0], sums), measures.merge(total[1], seen)), None
+
+    if plan.micro_batches == 1:
+        total = micro(whole)
+    else:
+        parts = cut(whole, plan.micro_batches)
+        sums, seen = jax.eval_shape(micro, jax.tree.map(lambda leaf: leaf[0], parts))
+        nothing = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), sums), measures.empty(seen)
+        total, _ = jax.lax.scan(accumulate, nothing, parts)
+    return _sum_over_devices(*total, program.axis_name)
+
+
+def _sum_over_devices(sums: Any, metrics: measures.Metrics, axis_name: str | None) -> tuple[Any, Any]:
     if axis_name is None:
-        return grads, metrics
+        return sums, metrics
     summed: measures.Metrics = {
         name: jax.lax.psum(x, axis_name) if isinstance(x, tuple) else jax.lax.pmax(x, axis_name)
         for name, x in metrics.items()
     }
-    return jax.lax.psum(grads, axis_name), summed
+    return jax.lax.psum(sums, axis_name), summed

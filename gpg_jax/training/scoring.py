@@ -17,6 +17,7 @@ def score_rows(
     rows: Rollout,
     needs: frozenset[str],
     reference: Params | None = None,
+    old: Params | None = None,
 ) -> Scores:
     plan = program.plan
     valued = "value" in needs and program.critic is not None
@@ -28,8 +29,9 @@ def score_rows(
         rows.length,
         plan.micro_layout,
         temperature=plan.temperature,
-        needs=needs & OF_NETWORK,
+        needs=needs & (OF_NETWORK | {"kl_old"}),
         reference=reference,
+        old=old,
         critic=(program.critic[0], networks.critic) if valued and program.critic else None,
         chunk=plan.chunk,
     )

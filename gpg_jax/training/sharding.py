@@ -26,14 +26,15 @@ ROWS = Spec(("data", "fsdp"))
 """Rows of a rollout."""
 
 RULES: tuple[tuple[str, Spec], ...] = (
-    (r"^embedding$", Spec("tensor", "fsdp")),
-    (r"^head$", Spec("fsdp", "tensor")),
+    (r"^(members/\d+/)?embedding$", Spec("tensor", "fsdp")),
+    (r"^(members/\d+/)?head$", Spec("fsdp", "tensor")),
     (r"(query|key|value|gate|up)$", Spec(None, "fsdp", "tensor")),
     (r"(output|down)$", Spec(None, "tensor", "fsdp")),
     (r"_bias$", Spec(None, "tensor")),
     (r"norm$", Spec()),
+    (r"^weights$", Spec()),
 )
-"""The transformer's rules: the first whose pattern is found in a parameter's path counts."""
+"""The transformer's rules, and a mixture's: the first whose pattern is found in a parameter's path counts."""
 
 
 def make_mesh(shape: Sequence[int], devices: Sequence[jax.Device] | None = None) -> Mesh:
@@ -66,7 +67,7 @@ def row_shards(mesh: Mesh) -> int:
 
 
 def _path(path: tuple[Any, ...]) -> str:
-    return "/".join(str(getattr(entry, "key", entry)) for entry in path)
+    return jax.tree_util.keystr(path, simple=True, separator="/")
 
 
 def _spec_of(path: str, shape: tuple[int, ...], mesh: Mesh, rules: Sequence[tuple[str, Spec]]) -> Spec:
@@ -160,6 +161,8 @@ def state_shardings(
 
 def _moments(optimizer: optax.GradientTransformation | None, moments: Any, specs: Any) -> Any:
     """Partitions of an optimizer's state: what belongs to a parameter lies as that one."""
+    if not jax.tree.leaves(moments):
+        return moments
     return optax.tree_utils.tree_map_params(
         optimizer, lambda _, spec: spec, moments, specs, transform_non_params=lambda _: Spec()
     )

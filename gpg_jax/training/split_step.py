@@ -87,6 +87,11 @@ def _check_whole(program: Program) -> None:
             f"an actor finds one gradient a rollout, and the plan makes {updates} updates of it: take one "
             "epoch and one minibatch, or let actors bring rollouts"
         )
+    if method.update is not None:
+        raise ValueError(
+            "a trust region and a conservative update look at all of a rollout, several times: they need "
+            "actors that bring rollouts"
+        )
     if "after" in method.needs or method.halt is not None or jax.tree.leaves(method.state):
         raise ValueError(
             "an actor knows nothing of the other gradients that are applied: a method with a state of its "

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import optax
 from flax import struct
 
-from gpg_jax.types import Array, Method, Params, State
+from gpg_jax.types import Array, Conservative, Method, Params, State
 
 
 @struct.dataclass
@@ -39,7 +39,7 @@ class TrainState:
 
     Attributes:
       params: float32 master parameters of the policy.
-      optimizer: state of the optax transformation.
+      optimizer: state of the optax transformation; () where updates begin with fresh moments.
       method: the method's own state (running baseline, adaptive coefficient).
       reference: parameters of the reference policy, or None where the method has none.
       critic: parameters and moments of the critic, or None where the method has none.
@@ -81,9 +81,10 @@ def create_state(
     """
     reference = jax.tree.map(jnp.copy, params) if "reference" in method.needs else None
     networks = Networks(params, None if critic is None else critic.params)
+    fresh = isinstance(method.update, Conservative)
     return TrainState(
         params=params,
-        optimizer=optimizer.init(params),
+        optimizer=() if fresh else optimizer.init(params),
         method=jax.tree.map(jnp.asarray, method.state),
         reference=reference,
         critic=critic,

@@ -2,6 +2,8 @@
 
     score old, reference -> estimate -> for every epoch and minibatch: weigh -> sum of micro-batches -> update
 
+or, where the method has an update of its own, that one in the place of the policy's minibatches.
+
 The function is the same on one device, under `jax.jit` on a mesh, and under `pmap` or `shard_map`
 with `axis_name`: weights are normalised over the global minibatch before anything is split, so what
 micro-batches and devices compute are plain sums.
@@ -17,11 +19,13 @@ import jax
 
 from gpg_jax.losses import metrics as measures
 from gpg_jax.losses.objective import estimate, hide_masked, penalty_coefficients
+from gpg_jax.training.conservative import conservative_update
 from gpg_jax.training.program import Program, check_needs, check_shape
 from gpg_jax.training.scoring import score_all, score_frozen_policies
 from gpg_jax.training.state import TrainState, networks_of, remember
+from gpg_jax.training.trust_region_update import trust_region_update
 from gpg_jax.training.updates import updates
-from gpg_jax.types import Array, Batch, Estimate, Rollout, State
+from gpg_jax.types import Array, Batch, Estimate, Rollout, State, TrustRegion
 
 Step = Callable[[TrainState, Rollout], tuple[TrainState, dict[str, Array]]]
 
@@ -57,7 +61,7 @@ def make_step(program: Program) -> Step:
 
     def step(state: TrainState, rollout: Rollout) -> tuple[TrainState, dict[str, Array]]:
         before, ready = state, prepare(program, state, rollout)
-        state, seen = updates(program, state, ready.batch, ready.fixed, ready.coefficients)
+        state, seen = improve(program, state, ready)
         reported = {**ready.metrics, **seen}
         if "after" in program.method.needs:
             moved = score_all(program, networks_of(state), rollout, frozenset())
@@ -87,6 +91,28 @@ def prepare(program: Program, state: TrainState, rollout: Rollout) -> Prepared:
     brought = measures.reduce({**measures.rollout_metrics(batch, fixed), **watched})
     brought |= measures.critic_metrics(batch, fixed) | measures.state_metrics(state.method)
     return Prepared(batch, fixed, method_state, coefficients, brought)
+
+
+def improve(program: Program, state: TrainState, ready: Prepared) -> tuple[TrainState, dict[str, Array]]:
+    """What the method does with a rollout: minibatches, or an update of its own and those of a critic.
+
+    Args:
+      program: what the step is made of.
+      state: before it.
+      ready: the rollout, prepared.
+    """
+    method, rows = program.method, (ready.batch, ready.fixed)
+    if method.update is None or "policy" not in program.trains:
+        return updates(program, state, *rows, ready.coefficients)
+    if isinstance(method.update, TrustRegion):
+        state, seen = trust_region_update(program, method.update, state, *rows)
+    else:
+        state, seen = conservative_update(program, method.update, state, *rows)
+    if "value" not in method.needs or "critic" not in program.trains:
+        return state, seen
+    critics = program._replace(method=method._replace(halt=None), trains=frozenset({"critic"}))
+    state, fitted = updates(critics, state, *rows, ready.coefficients)
+    return state, seen | {name: value for name, value in fitted.items() if name.startswith("critic_")}
 
 
 def finish(

@@ -1,0 +1,390 @@
+"""Conservative updates: mixtures by hand, and a small autoregressive model that is enumerated whole."""
+
+import bigram
+import enumeration
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+import small
+from hypothesis import given
+from hypothesis import strategies as st
+from jax.sharding import Mesh, NamedSharding
+from jax.sharding import PartitionSpec as Spec
+
+from gpg_jax.algorithms import ALGORITHMS
+from gpg_jax.estimators.conservative import improvement_bound
+from gpg_jax.policies.architecture import Architecture
+from gpg_jax.policies.critic import head_critic, trunk_critic
+from gpg_jax.policies.mixture import mixture, mixture_params
+from gpg_jax.policies.score import Layout
+from gpg_jax.training.checkpoints import open_checkpoints, restore, save, template
+from gpg_jax.training.conservative import fresh_moments, mix_in
+from gpg_jax.training.plan import Plan
+from gpg_jax.training.program import Program
+from gpg_jax.training.sharding import ROWS, make_mesh, row_shards, state_shardings
+from gpg_jax.training.state import create_critic_state, create_state
+from gpg_jax.training.step import compile_step, make_step
+from gpg_jax.types import Conservative, Rollout
+
+# ---------------------------------------------------------------------------------------- by hand
+
+
+def numbered(weights):
+    """A mixture whose members are single numbers, and what they are."""
+    values = [{"w": jnp.full(2, 10.0 * k)} for k in range(len(weights))]
+    return mixture_params(values, weights)
+
+
+def members(params):
+    return [float(own["w"][0]) for own in params["members"]]
+
+
+NEW = {"w": jnp.full(2, 99.0)}
+
+
+def test_a_candidate_takes_a_free_place_and_stands_first():
+    mixed = mix_in(numbered([0.75, 0.25, 0, 0]), NEW, jnp.float32(0.2))
+    assert members(mixed.params) == [99, 0, 10, 30]
+    np.testing.assert_allclose(mixed.params["weights"], [0.2, 0.6, 0.2, 0], rtol=1e-6)
+    assert mixed.dropped == 0
+    again = mix_in(mixed.params, {"w": jnp.full(2, 77.0)}, jnp.float32(0.5))
+    assert members(again.params) == [77, 99, 0, 10]
+    np.testing.assert_allclose(again.params["weights"], [0.5, 0.1, 0.3, 0.1], rtol=1e-6)
+    assert again.dropped == 0
+
+
+@pytest.mark.parametrize(
+    "before, after, kept",
+    [
+        ([0.5, 0.1, 0.4], [0.2, 0.8 * 0.6, 0.8 * 0.4], [99, 0, 20]),
+        ([0.1, 0.5, 0.4], [0.2 + 0.8 * 0.1, 0.8 * 0.5, 0.8 * 0.4], [99, 10, 20]),
+        ([0.4, 0.5, 0.1], [0.2, 0.8 * 0.4, 0.8 * 0.6], [99, 0, 10]),
+    ],
+)
+def test_the_lightest_makes_room_and_leaves_its_weight_to_its_successor(before, after, kept):
+    mixed = mix_in(numbered(before), NEW, jnp.float32(0.2))
+    assert members(mixed.params) == kept
+    np.testing.assert_allclose(mixed.params["weights"], after, rtol=1e-6)
+    np.testing.assert_allclose(mixed.dropped, 0.8 * 0.1, rtol=1e-6)
+
+
+def test_small_steps_add_up_where_there_is_no_room():
+    """After n steps of α the policy that they began with has (1 − α)ⁿ, as if all had been kept."""
+    params = numbered([1.0, 0, 0])
+    for _ in range(40):
+        params = mix_in(params, NEW, jnp.float32(0.02)).params
+    oldest = [
+        float(weight) for weight, own in zip(params["weights"], members(params), strict=True) if own == 0
+    ]
+    np.testing.assert_allclose(oldest, [0.98**40], rtol=1e-4)
+
+
+def test_the_whole_share_leaves_nothing_of_the_others():
+    mixed = mix_in(numbered([0.75, 0.25, 0]), NEW, jnp.float32(1.0))
+    np.testing.assert_array_equal(mixed.params["weights"], [1, 0, 0])
+    assert members(mixed.params)[0] == 99 and mixed.dropped == 0
+
+
+@given(
+    st.lists(st.floats(0.01, 1), min_size=2, max_size=4), st.floats(1 / 64, 1, width=32), st.integers(0, 99)
+)
+def test_a_mixture_moves_by_its_share_and_by_what_was_dropped(sizes, alpha, seed):
+    """TV(new, (1 − α)π + απ′) ≤ dropped, and it is 0 where a place was free."""
+    for free in (False, True):
+        weights = np.float32([*sizes, 0] if free else sizes)
+        weights = weights / weights.sum()
+        tables = np.random.default_rng(seed).dirichlet(np.ones(5), len(weights) + 1).astype(np.float32)
+        params = mixture_params([{"p": row} for row in tables[1:]], weights)
+        mixed = mix_in(params, {"p": tables[0]}, jnp.float32(alpha))
+        rows = np.stack([own["p"] for own in mixed.params["members"]])
+        found = np.asarray(mixed.params["weights"]) @ rows
+        wanted = (1 - alpha) * weights @ tables[1:] + alpha * tables[0]
+        distance = 0.5 * np.abs(found - wanted).sum()
+        assert distance <= mixed.dropped + 1e-5 and (mixed.dropped == 0) == (free or alpha == 1)
+        np.testing.assert_allclose(np.sum(mixed.params["weights"]), 1, rtol=1e-6)
+        assert np.min(mixed.params["weights"]) >= 0
+
+
+def test_without_a_share_no_bit_moves():
+    params = numbered(np.float32([0.1, 0.2, 0.7]))
+    mixed = mix_in(params, {"w": jnp.full(2, jnp.nan)}, jnp.float32(0))
+    jax.tree.map(np.testing.assert_array_equal, mixed.params, params)
+    assert mixed.dropped == 0
+
+
+def test_fresh_moments_go_on_with_the_schedule():
+    optimizer = optax.chain(optax.clip_by_global_norm(1.0), optax.adamw(optax.linear_schedule(1.0, 0.0, 10)))
+    state = fresh_moments(optimizer, NEW, jnp.int32(7))
+    step, _ = optimizer.update({"w": jnp.ones(2)}, state, NEW)
+    first, _ = optimizer.update({"w": jnp.ones(2)}, optimizer.init(NEW), NEW)
+    np.testing.assert_allclose(step["w"], 0.3 * first["w"], rtol=1e-5)
+    plain = optax.adam(0.1)
+    jax.tree.map(np.testing.assert_array_equal, fresh_moments(plain, NEW, jnp.int32(7)), plain.init(NEW))
+
+
+# ------------------------------------------------------------------------------------ enumerated
+
+TOY = bigram.policy(
+    Architecture(vocab_size=3, width=4, layers=1, heads=1, kv_heads=1, head_dim=4, mlp_width=4, max_length=8)
+)
+"""π(y | s) by the last token of s; outputs of three tokens of which 0 ends one, as in `enumeration`."""
+CAPACITY = 3
+MIXED = mixture([TOY] * CAPACITY, (1.0, 0.0, 0.0))
+START = mixture_params([TOY.init(jax.random.key(seed)) for seed in (1, 2, 3)], (0.6, 0.4, 0.0))
+PROMPT = 2
+N, HORIZON = enumeration.N, 3
+REWARD = np.random.default_rng(4).uniform(size=N).astype(np.float32)
+LAST = np.array([prefix[-1] if prefix else PROMPT for prefix in enumeration.PREFIXES])
+
+
+def tables(params):
+    """π(· | prefix) of a member, `[7, 3]`."""
+    hidden, _ = TOY.hidden(params, jnp.asarray(LAST)[None], jnp.zeros((1, 7), jnp.int32), ())
+    return np.asarray(jax.nn.softmax(TOY.unembed(params, hidden[0])), np.float64)
+
+
+def mixed_tables(params):
+    shares = np.asarray(params["weights"], np.float64)
+    return sum(share * tables(own) for share, own in zip(shares, params["members"], strict=True))
+
+
+def probabilities(table):
+    """Of every output."""
+    chosen = np.where(enumeration.MASK, table[enumeration.STATE, enumeration.TOKEN], 1)
+    return chosen.prod(axis=1)
+
+
+def advantages(table, discount=1.0):
+    """A(s, a) `[7, 3]` and the probability, discounted, of being at each prefix `[7]`, by enumeration."""
+    p = probabilities(table)
+    value, action, visits = np.zeros(7), np.zeros((7, 3)), np.zeros(7)
+    for s, prefix in enumerate(enumeration.PREFIXES):
+        depth = len(prefix)
+
+        def worth(start, depth=depth):
+            inside = np.array([output[: len(start)] == start for output in enumeration.OUTPUTS])
+            later = np.array([discount ** (len(output) - depth - 1) for output in enumeration.OUTPUTS])
+            return (p * later * REWARD)[inside].sum() / p[inside].sum(), p[inside].sum()
+
+        value[s], visits[s] = worth(prefix)
+        visits[s] *= discount**depth
+        action[s] = [worth((*prefix, a))[0] for a in range(3)]
+    return action - value[:, None], visits
+
+
+def exact(params, table, discount=1.0):
+    """g = Σ_s d(s) Σ_a π′(a|s) A(s, a) and ε = max_s |Σ_a π′(a|s) A(s, a)|."""
+    advantage, visits = advantages(mixed_tables(params), discount)
+    expected = np.sum(table * advantage, axis=1)
+    return visits @ expected, np.abs(expected).max()
+
+
+def every_output():
+    """All outputs, each with the weight of its probability: averages over them are expectations."""
+    p = probabilities(mixed_tables(START))
+    length = 1 + enumeration.MASK.sum(1)
+    tokens = np.where(np.arange(4) == 0, PROMPT, enumeration.TOKEN)
+    rows = np.arange(N, dtype=np.int32)
+    return Rollout(
+        tokens=tokens.astype(np.int32),
+        action_mask=enumeration.MASK,
+        prompt_length=np.ones(N, np.int32),
+        length=length.astype(np.int32),
+        behaviour_log_prob=np.zeros((N, 4), np.float32),
+        group=np.zeros(N, np.int32),
+        parent=rows,
+        fork=np.ones(N, np.int32),
+        leaf_weight=(p * N).astype(np.float32),
+        stop=np.zeros(N, np.int32),
+        version=np.zeros(N, np.int32),
+        outcome=REWARD,
+        reward=REWARD,
+    )
+
+
+def toy_step(rule, rate=0.1, epochs=20, params=START):
+    """An update of the toy whose advantages are the exact ones."""
+    method = ALGORITHMS["cpi"]()._replace(update=rule)
+    discount = rule.discount if rule.step == "discounted" else 1.0
+    table = advantages(mixed_tables(params), discount)[0][enumeration.STATE, enumeration.TOKEN]
+    known = jnp.asarray(np.where(enumeration.MASK, table, 0), jnp.float32)
+    objective = method.objective._replace(advantage=lambda batch, units, rewards, state: (known, None, state))
+    method = method._replace(objective=objective)
+    optimizer = optax.adam(rate)
+    state = create_state(jax.tree.map(jnp.asarray, params), method, optimizer, jax.random.key(0))
+    plan = Plan(layout=Layout(1, HORIZON, N), rows=N, epochs=epochs)
+    return jax.jit(make_step(Program(MIXED, method, optimizer, plan)))(state, every_output())
+
+
+@pytest.fixture(scope="module")
+def by_horizon():
+    return toy_step(Conservative("horizon", capacity=CAPACITY))
+
+
+def test_gain_and_worst_are_the_enumerated_ones(by_horizon):
+    """(π′/π − 1)·A over all outputs is g exactly; its largest is no smaller than ε."""
+    state, metrics = by_horizon
+    gain, worst = exact(START, tables(state.params["members"][0]))
+    np.testing.assert_allclose(metrics["cpi_gain"], gain, rtol=1e-4)
+    assert gain > 0.01 and worst <= metrics["cpi_worst"] < 5 * worst
+    best = min(1, metrics["cpi_gain"] / (2 * metrics["cpi_worst"] * HORIZON * (HORIZON - 1)))
+    np.testing.assert_allclose([metrics["cpi_alpha"], metrics["cpi_alpha_star"]], best, rtol=1e-5)
+    np.testing.assert_allclose(state.params["weights"], [best, 0.6 * (1 - best), 0.4 * (1 - best)], rtol=1e-5)
+    assert metrics["mixture_members"] == 3 and metrics["mixture_dropped"] == 0
+    assert state.update == 20 and state.rollout == 1 and state.optimizer == ()
+    for before, after in zip(START["members"][:2], state.params["members"][1:], strict=True):
+        jax.tree.map(np.testing.assert_array_equal, before, after)
+
+
+def test_the_surrogate_is_linear_and_the_distance_proportional(by_horizon):
+    candidate = tables(by_horizon[0].params["members"][0])
+    before = mixed_tables(START)
+    gain, _ = exact(START, candidate)
+    far = 0.5 * np.abs(candidate - before).sum(axis=1)
+    for alpha in (0.1, 0.5, 1.0):
+        mixed = mixed_tables(mix_in(START, by_horizon[0].params["members"][0], jnp.float32(alpha)).params)
+        np.testing.assert_allclose(exact(START, mixed)[0], alpha * gain, rtol=1e-4)
+        np.testing.assert_allclose(0.5 * np.abs(mixed - before).sum(axis=1), alpha * far, rtol=1e-4)
+
+
+def test_the_bound_holds_for_every_share(by_horizon):
+    """J(π_α) − J(π) ≥ αg − α²c by enumeration; at α* that is above 0, and the step improves the policy."""
+    state, metrics = by_horizon
+    before = probabilities(mixed_tables(START)) @ REWARD
+    after = probabilities(mixed_tables(state.params)) @ REWARD
+    assert after - before >= metrics["cpi_bound"] > 0
+    gain, worst = exact(START, tables(state.params["members"][0]))
+    for alpha in np.linspace(0, 1, 11):
+        mixed = (1 - alpha) * mixed_tables(START) + alpha * tables(state.params["members"][0])
+        bound = improvement_bound(alpha, gain, worst * HORIZON * (HORIZON - 1))
+        assert probabilities(mixed) @ REWARD - before >= bound - 1e-7
+
+
+def test_the_discounted_share_has_the_papers_form():
+    state, metrics = toy_step(Conservative("discounted", discount=0.9, capacity=CAPACITY))
+    gain, worst = exact(START, tables(state.params["members"][0]), 0.9)
+    np.testing.assert_allclose(metrics["cpi_gain"], gain, rtol=1e-4)
+    assert worst <= metrics["cpi_worst"]
+    best = (1 - 0.9) ** 2 * metrics["cpi_gain"] / (4 * 0.9 * metrics["cpi_worst"])
+    np.testing.assert_allclose(metrics["cpi_alpha"], best, rtol=1e-4)
+
+
+def test_nothing_moves_where_the_candidate_is_worse():
+    state, metrics = toy_step(Conservative("fixed", alpha=0.25, capacity=CAPACITY), rate=-0.1)
+    assert metrics["cpi_gain"] < 0
+    assert metrics["cpi_alpha"] == metrics["cpi_alpha_star"] == metrics["cpi_bound"] == 0
+    jax.tree.map(np.testing.assert_array_equal, state.params, START)
+    assert metrics["mixture_members"] == 2 and metrics["mixture_dropped"] == 0
+
+
+# --------------------------------------------------------------------------------------- on rollouts
+
+WIDTH = 4
+NETWORK = bigram.policy(
+    Architecture(
+        vocab_size=32, width=WIDTH, layers=1, heads=1, kv_heads=1, head_dim=4, mlp_width=4, max_length=64
+    )
+)
+POLICY = mixture([NETWORK] * 2, (1.0, 0.0))
+ROLLOUT = small.rollout()
+OPTIMIZER = optax.adam(0.05)
+METHOD = ALGORITHMS["cpi"](step="fixed", alpha=0.3, capacity=2, entropy_coefficient=0.01)
+FULL = mixture_params([NETWORK.init(jax.random.key(seed)) for seed in (1, 2)], (0.7, 0.3))
+
+
+def plan(**options):
+    return Plan(layout=small.LAYOUT, rows=32, epochs=2, minibatches=2, **options)
+
+
+def first_state(method=METHOD, critic=None):
+    trained = None
+    if critic is not None:
+        trained = create_critic_state(critic.init(jax.random.key(0), FULL["members"][0]), OPTIMIZER)
+    return create_state(jax.tree.map(jnp.copy, FULL), method, OPTIMIZER, jax.random.key(5), trained)
+
+
+@pytest.fixture(scope="module")
+def whole():
+    return jax.jit(make_step(Program(POLICY, METHOD, OPTIMIZER, plan())))(first_state(), ROLLOUT)
+
+
+def test_a_full_mixture_lets_its_lightest_go(whole):
+    state, metrics = whole
+    assert metrics["cpi_gain"] > 0 and state.update == 4
+    assert metrics["cpi_alpha"] == np.float32(0.3) > metrics["cpi_alpha_star"]
+    bound = 0.3 * metrics["cpi_gain"] - 0.3**2 * metrics["cpi_worst"] * 10 * 9
+    np.testing.assert_allclose(metrics["cpi_bound"], bound, rtol=1e-4)
+    np.testing.assert_allclose(state.params["weights"], [0.3, 0.7], rtol=1e-6)
+    np.testing.assert_allclose(metrics["mixture_dropped"], 0.7 * 0.3, rtol=1e-6)
+    jax.tree.map(np.testing.assert_array_equal, state.params["members"][1], FULL["members"][0])
+    assert metrics["ratio_max"] > 1 and metrics["gradient_norm"] > 0
+
+
+@pytest.mark.parametrize("kind", ["mesh", "shard_map"])
+def test_the_update_is_the_same_however_it_is_cut(whole, kind):
+    state, shards = first_state(), 4
+    if kind == "mesh":
+        mesh = make_mesh((2, 2, 2))
+        shardings = state_shardings(state, OPTIMIZER, mesh)
+
+        def constrain(rows):
+            return jax.lax.with_sharding_constraint(rows, NamedSharding(mesh, ROWS))
+
+        cut = plan(shards=row_shards(mesh), micro_batches=2)
+        program = Program(POLICY, METHOD, OPTIMIZER, cut, constrain=constrain)
+        run = compile_step(make_step(program), shardings)
+        state = jax.device_put(state, shardings)
+    else:
+        cut = plan(shards=shards, micro_batches=2)
+        step = make_step(Program(POLICY, METHOD, OPTIMIZER, cut, axis_name="devices"))
+        mesh = Mesh(jax.devices()[:shards], "devices")
+        run = jax.jit(jax.shard_map(step, mesh=mesh, in_specs=Spec(), out_specs=Spec(), check_vma=False))
+    found, metrics = run(state, ROLLOUT)
+    for one, two in zip(jax.tree.leaves(found.params), jax.tree.leaves(whole[0].params), strict=True):
+        np.testing.assert_allclose(one, two, atol=1e-4)
+    assert metrics.keys() == whole[1].keys()
+    for name, value in metrics.items():
+        np.testing.assert_allclose(value, whole[1][name], rtol=1e-3, atol=1e-5, err_msg=name)
+
+
+def test_a_critic_with_a_trunk_is_fitted_besides():
+    critic = trunk_critic(NETWORK, WIDTH)
+    method = ALGORITHMS["trpo"]()._replace(update=METHOD.update)
+    program = Program(POLICY, method, OPTIMIZER, plan(), (critic, OPTIMIZER))
+    state, metrics = jax.jit(make_step(program))(first_state(method, critic), ROLLOUT)
+    assert np.abs(state.critic.params["weight"]).max() > 0.01 and metrics["critic_gradient_norm"] > 0
+    assert state.critic.optimizer[0].count == state.update == 4
+    with pytest.raises(ValueError, match="give it a trunk"):
+        make_step(program._replace(critic=(head_critic(8), OPTIMIZER)))
+
+
+def test_a_mixture_is_saved_and_restored_with_its_members(whole, tmp_path):
+    state, mesh = whole[0], make_mesh((2, 2, 2))
+    like = template(state, state_shardings(state, OPTIMIZER, mesh))
+    with open_checkpoints(tmp_path) as checkpoints:
+        save(checkpoints, 1, state, {}, score=0.0)
+    with open_checkpoints(tmp_path) as checkpoints:
+        found = restore(checkpoints, like, pytest.fail).state
+    assert isinstance(found.params["members"], tuple) and found.optimizer == ()
+    assert found.params["members"][0]["embedding"].sharding.spec == Spec("tensor", "fsdp")
+    jax.tree.map(np.testing.assert_array_equal, found.params, state.params)
+
+
+@pytest.mark.parametrize(
+    "options, sentence",
+    [
+        ({"policy": NETWORK}, "mixes 2 policies of one network, and the program's policy has 0 members"),
+        ({"policy": mixture([NETWORK, TOY._replace(vocab_size=32)], (1.0, 0.0))}, "policies of one network"),
+        ({"policy": mixture([NETWORK] * 3, (1.0, 0.0, 0.0))}, r"take mixture\(\(policy,\) \* 2, weights\)"),
+        (
+            {"plan": plan(temperature=0.7)},
+            "temperature=0.7: a mixture is one of distributions at temperature 1",
+        ),
+        ({"method": ALGORITHMS["cpi"](capacity=2, kl_coefficient=0.1, kl_estimator="full")}, "no full KL"),
+    ],
+)
+def test_what_cannot_be_mixed_is_refused(options, sentence):
+    with pytest.raises(ValueError, match=sentence):
+        make_step(Program(POLICY, METHOD, OPTIMIZER, plan())._replace(**options))
