@@ -36,6 +36,9 @@ def get_config(method: str = "grpo") -> ConfigDict:
         config.method.max_response, config.method.overlong_cache = 4, 2  # a whole answer is not overlong
         config.method.entropy_coefficient = 0.03
         config.optimizer.decay = "constant"  # fewer groups teach, the more of them are solved
+    if method == "cpi":  # the safe step is of the order of 1e-2: a candidate that is to count needs more
+        config.method.step, config.method.alpha = "fixed", 0.5
+        config.schedule.epochs = 4
     if method == "a3c":
         config.actors.count, config.actors.bring, config.actors.staleness = 2, "gradients", 3
     return config
