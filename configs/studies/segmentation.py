@@ -32,6 +32,8 @@ def get_config(length: str = "short") -> ConfigDict:
             "the whole response": {"method": {"markers": None, "unit_count": 1}},
         }
     )
+    config.trend = ("tags", *noisy, "as many, at random")
+    config.compared = ("held_out/sampled", "reward, all iterations")
     config.columns = ("held_out/sampled", "reward", "units", "clip_fraction")
     config.curves = ("reward", "clip_fraction", "units")
     return config

@@ -41,6 +41,8 @@ def default_study() -> ConfigDict:
     - `pairs`: of arms that are compared, seed by seed; without any, the first with each other.
     - `seeds`: runs of each arm; `jobs` of them at once.
     - `compared`: columns of the table whose differences are told; their intervals hold together.
+    - `trend`: arms that change one thing in equal steps, from none of it to all; a line is fitted to each
+      seed's compared columns, and its rise told.
     - `columns`: metrics of the table: a held-out accuracy at the end, any other as its mean over the last
       `tail` iterations.
     - `curves`: metrics that are drawn, a panel each.
@@ -53,6 +55,7 @@ def default_study() -> ConfigDict:
             "base": ConfigDict(),
             "arms": ConfigDict(),
             "pairs": (),
+            "trend": (),
             "seeds": 5,
             "jobs": 1,
             "compared": ("held_out/sampled", "reward, all iterations", "new tokens"),
@@ -109,8 +112,12 @@ def training(config: ConfigDict, workdir: Path, console: Console) -> Findings:
     first = next(iter(runs.values())).cold_start.steps + 1
     values = {arm: [numbers(config, one, first) for one in found] for arm, found in lines.items()}
     rows = [_row(arm, found) for arm, found in values.items()]
-    told = [*comparisons(values, pairs, config.compared), *_thresholds(config, lines, first)]
-    return Findings(rows, draw(config, lines), told)
+    told = [
+        *comparisons(values, pairs, config.compared),
+        *trends(values, config.trend, config.compared),
+        *_thresholds(config, lines, first),
+    ]
+    return Findings(rows, draw(config, lines, first), told)
 
 
 def experiment_of(config: ConfigDict, arm: str, seed: int) -> Experiment:
@@ -164,8 +171,15 @@ def reached(lines: Lines, first: int, threshold: float, tail: int) -> int | None
     return int(own[above[0] + tail - 1]["step"]) if len(above) else None
 
 
-def draw(config: ConfigDict, lines: Mapping[str, Sequence[Lines]]) -> Figure:
-    """A panel a curve: the arms' means over seeds, and 95% intervals as bands."""
+def draw(config: ConfigDict, lines: Mapping[str, Sequence[Lines]], first: int = 0) -> Figure:
+    """A panel a curve: the arms' means over seeds, and 95% intervals as bands.
+
+    Args:
+      config: of the study.
+      lines: arm -> metrics of its runs.
+      first: iteration after the cold start, where the arms begin to differ.
+    """
+    lines = {arm: [_since(one, first) for one in found] for arm, found in lines.items()}
     curves = tuple(config.curves)
     columns = min(len(curves), 3)
     height = -(-len(curves) // columns)
@@ -223,9 +237,13 @@ def _done(workdir: Path, experiment: Experiment) -> bool:
     return (workdir / "report.png").exists()
 
 
+def _since(lines: Lines, first: int) -> Lines:
+    return [line for line in lines if line["step"] >= first]
+
+
 def _iterations(lines: Lines, first: int) -> Lines:
     """The lines of iterations from one on; evaluations have lines of their own."""
-    return [line for line in lines if line["step"] >= first and "reward" in line]
+    return [line for line in _since(lines, first) if "reward" in line]
 
 
 def _last(lines: Lines, name: str, tail: int) -> float:
@@ -249,8 +267,9 @@ def compared_pairs(config: ConfigDict) -> tuple[tuple[str, str], ...]:
     if unknown := set(config.compared) - {*config.columns, *COUNTED}:
         raise ValueError(f"compared names {', '.join(sorted(unknown))}, which is no column of the table")
     pairs = tuple(config.pairs) or tuple((first, other) for other in others)
-    if unknown := {name for pair in pairs for name in pair} - set(config.arms):
-        raise ValueError(f"pairs name {', '.join(sorted(unknown))}; the arms are {', '.join(config.arms)}")
+    named = {name for pair in (*pairs, tuple(config.trend)) for name in pair}
+    if unknown := ", ".join(sorted(named - set(config.arms))):
+        raise ValueError(f"pairs or trend name {unknown}; the arms are {', '.join(config.arms)}")
     return pairs
 
 
@@ -276,6 +295,30 @@ def comparisons(
             first, second = ([run[column] for run in values[arm]] for arm in (one, other))
             apart = paired(first, second, count)
             notes.append(f"{column}: {one} less {other} is {apart} ({_verdict(apart)})")
+    return notes
+
+
+def trends(
+    values: Mapping[str, Sequence[Mapping[str, float]]], arms: Sequence[str], compared: Sequence[str]
+) -> list[str]:
+    """The rise of a line through arms in equal steps, fitted to each seed by least squares.
+
+    Args:
+      values: arm -> what `numbers` said of each of its runs.
+      arms: in order; none has no trend.
+      compared: columns.
+
+    Returns:
+      A sentence a column: the rise from the first arm to the last; with 95% all of the intervals hold.
+    """
+    if not arms:
+        return []
+    steps = np.linspace(0, 1, len(arms))
+    notes = []
+    for column in compared:
+        seeds = np.array([[run[column] for run in values[arm]] for arm in arms]).T
+        rise = interval([float(np.polyfit(steps, seed, 1)[0]) for seed in seeds], len(compared))
+        notes.append(f"{column}: from {arms[0]} to {arms[-1]} a line rises by {rise} ({_verdict(rise)})")
     return notes
 
 

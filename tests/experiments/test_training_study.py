@@ -20,6 +20,7 @@ from experiments.studies.training import (
     numbers,
     reached,
     training,
+    trends,
 )
 
 
@@ -80,6 +81,8 @@ def test_the_figure_has_a_band_an_arm():
     (axis,) = draw(config, {"a": runs, "b": runs}).axes
     means = [list(curve.get_ydata()) for curve in axis.lines]
     assert means == [[0, 2, 4, 6, 8]] * 2 and len(axis.collections) == 2
+    (axis,) = draw(config, {"a": runs, "b": runs}, 2).axes
+    assert [list(curve.get_ydata()) for curve in axis.lines] == [[4, 6, 8]] * 2
 
 
 def test_arms_keep_their_order_and_the_first_is_compared_with_each_other():
@@ -89,7 +92,7 @@ def test_arms_keep_their_order_and_the_first_is_compared_with_each_other():
     config.pairs = (("whole", "tags"),)
     assert compared_pairs(config) == (("whole", "tags"),)
     config.pairs = (("whole", "tag"),)
-    with pytest.raises(ValueError, match="pairs name tag; the arms are tags, as many, whole"):
+    with pytest.raises(ValueError, match="pairs or trend name tag; the arms are tags, as many, whole"):
         compared_pairs(config)
     config.pairs, config.compared = (), ("clip",)
     with pytest.raises(ValueError, match="compared names clip"):
@@ -106,6 +109,17 @@ def test_differences_are_told_from_0_together():
     assert both == ["x: a less b is 2 ± 3.6 (not told from 0)", "x: a less c is 0 ± 0.36 (not told from 0)"]
     values["d"] = [{"x": value - 1} for value in (2.0, 4.0, 6.01)]
     assert comparisons(values, [("a", "d")], ["x"]) == ["x: a less d is 0.997 ± 0.014 (told from 0)"]
+
+
+def test_a_trend_is_the_rise_of_a_line_through_equal_steps():
+    """Seeds rise by 0.4 and 0.6 from the first arm to the last: 0.5 on the average, ± t·s/√2 = 1.27."""
+    values = {
+        name: [{"reward": 0.1 + 0.4 * step}, {"reward": 0.2 + 0.6 * step}]
+        for name, step in (("none", 0.0), ("half", 0.5), ("all", 1.0))
+    }
+    (told,) = trends(values, ("none", "half", "all"), ("reward",))
+    assert told == "reward: from none to all a line rises by 0.5 ± 1.3 (not told from 0)"
+    assert trends(values, (), ("reward",)) == []
 
 
 def test_the_arms_of_the_comparison_are_charged_alike():
