@@ -18,8 +18,8 @@ from rich.console import Console
 
 from experiments import command_line
 from experiments.methods import nearest
+from experiments.studies.all_methods import methods, methods_study
 from experiments.studies.findings import markdown, write
-from experiments.studies.methods import methods, methods_study
 from gpg_jax.algorithms import ALGORITHMS
 
 FLAGS = flags.FLAGS

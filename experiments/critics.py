@@ -84,5 +84,10 @@ def from_policy(state: TrainState) -> TrainState:
     """The state with the trunk of a separate critic copied from the policy as it is now."""
     if state.critic is None or "trunk" not in state.critic.params:
         return state
-    params = {**state.critic.params, "trunk": jax.tree.map(jnp.copy, state.params)}
+    params = {**state.critic.params, "trunk": jax.tree.map(jnp.copy, network_of(state.params))}
     return dataclasses.replace(state, critic=dataclasses.replace(state.critic, params=params))
+
+
+def network_of(params: Params) -> Params:
+    """The parameters of a policy's one network: of a mixture, its newest member's."""
+    return params["members"][0] if "members" in params else params

@@ -6,6 +6,7 @@ import jax
 import numpy as np
 from jax.sharding import NamedSharding
 
+from experiments.critics import network_of
 from experiments.setup import Setup, stream
 from gpg_jax.training.state import TrainState, create_critic_state, create_state
 from gpg_jax.types import Array, Params
@@ -19,7 +20,7 @@ def first_state(setup: Setup) -> TrainState:
     def create(params: Params, trunk: Params | None, key: Array) -> TrainState:
         own = None
         if critic is not None:
-            values = critic.critic.init(key, params)
+            values = critic.critic.init(key, network_of(params))
             values = values if trunk is None else {**values, "trunk": trunk}
             own = create_critic_state(values, critic.optimizer)
         return create_state(params, setup.method, setup.optimizer, key, own, memory)

@@ -13,7 +13,7 @@ import optax
 from jax.sharding import Mesh
 
 from experiments.config import Experiment, ModelConfig
-from experiments.critics import CriticSetup, make_critic
+from experiments.critics import CriticSetup, make_critic, network_of
 from experiments.demonstrations import Demonstrations, load_demonstrations
 from experiments.methods import make_method
 from experiments.optimizers import make_optimizer, run_learning_rate
@@ -141,7 +141,7 @@ def state_like(
     def create(key: Array) -> TrainState:
         params, own = policy.init(key), None
         if critic is not None:
-            own = create_critic_state(critic.critic.init(key, params), critic.optimizer)
+            own = create_critic_state(critic.critic.init(key, network_of(params)), critic.optimizer)
         return create_state(params, method, optimizer, key, own, memory)
 
     shapes = jax.eval_shape(create, jax.random.key(0))

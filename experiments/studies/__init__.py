@@ -8,10 +8,10 @@ from pathlib import Path
 from ml_collections import ConfigDict
 from rich.console import Console
 
+from experiments.studies.all_methods import methods
 from experiments.studies.cards import cards
 from experiments.studies.findings import Findings
 from experiments.studies.gradients import gradients
-from experiments.studies.methods import methods
 from experiments.studies.overhead import overhead
 from experiments.studies.special_cases import special_cases
 from experiments.studies.training import training

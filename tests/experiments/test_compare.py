@@ -1,10 +1,10 @@
-"""The comparison of all methods: every one is there, budgets are equal, and the sentences are what they say."""
+"""The comparison of all methods: each is there, budgets are equal, and the sentences are what they say."""
 
 import numpy as np
 import pytest
 
 from experiments.compare import METHODS, TASK, comparison
-from experiments.studies import methods as study
+from experiments.studies import all_methods as study
 from experiments.studies.training import experiment_of
 from gpg_jax.algorithms import ALGORITHMS
 
