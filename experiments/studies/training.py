@@ -268,8 +268,8 @@ def compared_pairs(config: ConfigDict) -> tuple[tuple[str, str], ...]:
         raise ValueError(f"compared names {', '.join(sorted(unknown))}, which is no column of the table")
     pairs = tuple(config.pairs) or tuple((first, other) for other in others)
     named = {name for pair in (*pairs, tuple(config.trend)) for name in pair}
-    if unknown := ", ".join(sorted(named - set(config.arms))):
-        raise ValueError(f"pairs or trend name {unknown}; the arms are {', '.join(config.arms)}")
+    if strangers := ", ".join(sorted(named - set(config.arms))):
+        raise ValueError(f"pairs or trend name {strangers}; the arms are {', '.join(config.arms)}")
     return pairs
 
 
