@@ -24,8 +24,8 @@ from gpg_jax.training.batches import Batches, TrainingSet
 from gpg_jax.training.deliveries import Delivery, check_deliveries, delayed, read_delivery
 from gpg_jax.training.loop import Iteration
 from gpg_jax.training.sharding import make_mesh, row_shards
-from gpg_jax.training.split_step import make_split_step
-from gpg_jax.training.state import TrainState
+from gpg_jax.training.split_step import Found, make_split_step
+from gpg_jax.training.state import Networks, TrainState
 from gpg_jax.training.step import Step
 from gpg_jax.types import Array
 
@@ -102,17 +102,9 @@ def make_crew(setup: Setup, step: Step, toolboxes: Sequence[Toolbox | None]) -> 
         apply = jax.jit(apply, donate_argnums=0, out_shardings=(places, None))
 
     def learn(state: TrainState, work: Work) -> tuple[TrainState, dict[str, Array]]:
-        if apply is None:
+        if apply is None or work.found is None:
             return step(state, work.collected.rollout)
-        places = jax.tree.map(lambda leaf: leaf.sharding, setup.like)
-        critic = None if places.critic is None else places.critic.params
-        slope = work.found.gradient
-        slope = slope._replace(
-            policy=jax.device_put(slope.policy, places.params),
-            critic=None if slope.critic is None else jax.device_put(slope.critic, critic),
-        )
-        metrics = jax.device_get(work.found.metrics)
-        return apply(state, work.found._replace(gradient=slope, metrics=metrics))
+        return apply(state, _brought(setup, work.found))
 
     schedule = setup.schedule
     return Crew(
@@ -121,6 +113,16 @@ def make_crew(setup: Setup, step: Step, toolboxes: Sequence[Toolbox | None]) -> 
         key=stream(setup.config, "rollout"),
         updates=lambda iteration: schedule.updates_through(iteration - 1),
     )
+
+
+def _brought(setup: Setup, found: Found) -> Found:
+    """What an actor found, on the learner's devices."""
+    places = jax.tree.map(lambda leaf: leaf.sharding, setup.like)
+    policy = jax.device_put(found.gradient.policy, places.params)
+    critic = found.gradient.critic
+    if critic is not None:
+        critic = jax.device_put(critic, places.critic.params)
+    return Found(Networks(policy, critic), jax.device_get(found.metrics))
 
 
 def recorded(folder: Path, numbers: range, config: ActorsConfig) -> list[Delivery]:

@@ -59,7 +59,7 @@ def methods(config: ConfigDict, workdir: Path, console: Console) -> Findings:
         for arm in config.arms
     }
     rows = [row(config, arm, found) for arm, found in lines.items()]
-    notes = [verdict(config, rows), *regions(config, lines)]
+    notes = [verdict(config, lines), *regions(config, lines)]
     return Findings(rows, draw(config, lines), notes)
 
 
@@ -83,27 +83,29 @@ def row(config: ConfigDict, arm: str, found: Sequence[Lines]) -> dict[str, Cell]
       arm: its name.
       found: metrics of its runs.
     """
-    rewards = [[line["reward"] for line in one if "reward" in line] for one in found]
+    firsts, lasts = zip(*(_ends(one, config.tail) for one in found), strict=True)
     steps = [reached(one, 1, config.threshold, config.tail) for one in found]
     there = [step for step in steps if step is not None]
     return {
         "method": arm,
-        "first": interval([float(np.mean(one[: config.tail])) for one in rewards]),
-        "last": interval([float(np.mean(one[-config.tail :])) for one in rewards]),
+        "first": interval(firsts),
+        "last": interval(lasts),
         "seeds that learn": f"{len(there)} of {len(found)}",
         "iterations until then": interval(there) if there else "",
         "seconds": interval([float(np.sum([line.get("seconds", 0) for line in one])) for one in found]),
     }
 
 
-def verdict(config: ConfigDict, rows: Sequence[Mapping[str, Cell]]) -> str:
+def verdict(config: ConfigDict, lines: Mapping[str, Sequence[Lines]]) -> str:
     """Which methods begin below the start and end above the threshold, in the mean over seeds."""
-    failed = [
-        str(row["method"])
-        for row in rows
-        if not (row["first"].mean <= config.start and row["last"].mean >= config.threshold)
-    ]
-    told = f"{len(rows) - len(failed)} of {len(rows)} methods begin at {config.start} or below and end at "
+    failed = []
+    for arm, found in lines.items():
+        first, last = (
+            np.mean(ends) for ends in zip(*(_ends(one, config.tail) for one in found), strict=True)
+        )
+        if first > config.start or last < config.threshold:
+            failed.append(arm)
+    told = f"{len(lines) - len(failed)} of {len(lines)} methods begin at {config.start} or below and end at "
     told += f"{config.threshold} or above"
     return f"{told}; not {', '.join(failed)}" if failed else told
 
@@ -135,6 +137,12 @@ def draw(config: ConfigDict, lines: Mapping[str, Sequence[Lines]]) -> Figure:
     figure.supxlabel("iteration", fontsize=10)
     figure.supylabel("reward, mean of a rollout", fontsize=10)
     return figure
+
+
+def _ends(lines: Lines, tail: int) -> tuple[float, float]:
+    """Mean reward of the first and of the last iterations of a run."""
+    rewards = [line["reward"] for line in lines if "reward" in line]
+    return float(np.mean(rewards[:tail])), float(np.mean(rewards[-tail:]))
 
 
 def _panel(axis: Axes, config: ConfigDict, arm: str, found: Sequence[Lines]) -> None:

@@ -86,22 +86,22 @@ def ppo(
     checks.one_of("bound", bound, ("clip", "kl"))
     checks.within("lambda_", lambda_, 0, 1)
     checks.within("discount", discount, 0, 1)
+    checks.within("kl_gain", kl_gain, 0, 5, below=True)
     for name, value in (("halt_kl", halt_kl), ("kl_target", kl_target)):
         if value is not None and not value > 0:
             raise ValueError(f"{name} must be above 0, or None, got {value!r}")
     if kl_target is not None and not settings.kl_coefficient > 0:
         raise ValueError("kl_target steers kl_coefficient, which stays at 0 for ever: give it a first value")
-    penalised, steered = bound == "kl", kl_target is not None
+    penalised = bound == "kl"
 
     def after(state: Coefficients, metrics: dict[str, Array]) -> Coefficients:
-        if penalised:
-            state = state._replace(old=doubling(state.old, metrics["kl_old_after"], old_kl_target))
-        if steered:
+        old, reference = state
+        if old is not None:
+            old = doubling(old, metrics["kl_old_after"], old_kl_target)
+        if reference is not None and kl_target is not None:
             kl = metrics["kl_response"]
-            state = state._replace(
-                reference=proportional(state.reference, kl, kl_target, kl_gain, horizon=1.0)
-            )
-        return state
+            reference = proportional(reference, kl, kl_target, jnp.float32(kl_gain), horizon=1.0)
+        return Coefficients(old, reference)
 
     method = compose(
         settings,
@@ -114,7 +114,7 @@ def ppo(
         gate=no_gate if penalised else clip(settings, clip_low, clip_high),
         state=Coefficients(
             jnp.float32(old_kl_coefficient) if penalised else None,
-            jnp.float32(settings.kl_coefficient) if steered else None,
+            None if kl_target is None else jnp.float32(settings.kl_coefficient),
         ),
         needs=NEEDS | ({"after"} if penalised else set()),
         penalties=(
@@ -122,8 +122,8 @@ def ppo(
             *((_old_kl(settings),) if penalised else ()),
         ),
         after=after,
-        watch=_response_kl if steered else lambda batch, unit_ids: {},
-        kl_coefficient=(lambda state: state.reference) if steered else None,
+        watch=(lambda batch, unit_ids: {}) if kl_target is None else _response_kl,
+        kl_coefficient=None if kl_target is None else lambda state: state.reference,
     )
     return method if halt_kl is None else method._replace(halt=lambda seen: seen["kl_old_k3"] > halt_kl)
 

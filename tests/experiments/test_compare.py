@@ -46,15 +46,15 @@ def test_what_there_is_not(names, task, sentence):
 def test_the_row_and_the_verdict_of_a_method_that_learns_and_of_one_that_does_not():
     config = comparison(["grpo", "rloo"], TASK)
     rising = np.concatenate([np.full(10, 0.2), np.linspace(0.2, 1, 20), np.full(10, 1.0)])
-    learns = study.row(config, "grpo", [lines(rising), lines(rising)])
-    stays = study.row(config, "rloo", [lines(np.full(40, 0.2)), lines(rising)])
+    found = {"grpo": [lines(rising)] * 2, "rloo": [lines(np.full(40, 0.2)), lines(rising)]}
+    learns, stays = (study.row(config, name, runs) for name, runs in found.items())
     assert learns["first"].mean == pytest.approx(0.2) and learns["last"].mean == 1
     assert learns["seeds that learn"] == "2 of 2" and learns["seconds"].mean == 20
     # the mean of ten consecutive rewards is at 0.9 first where iterations 22 to 31 are at hand
     means = np.convolve(rising, np.ones(10) / 10, mode="valid")
     assert learns["iterations until then"].mean == np.flatnonzero(means >= 0.9)[0] + 10
     assert stays["seeds that learn"] == "1 of 2" and stays["last"].mean == pytest.approx(0.6)
-    told = study.verdict(config, [learns, stays])
+    told = study.verdict(config, found)
     assert told == "1 of 2 methods begin at 0.3 or below and end at 0.9 or above; not rloo"
 
 
