@@ -14,10 +14,12 @@ import numpy as np
 import optax
 from jax.sharding import Mesh, NamedSharding
 
-from experiments.config import Experiment, ModelConfig
+from experiments.config import Experiment
 from experiments.demonstrations import Demonstrations, load_demonstrations
 from experiments.methods import make_method
+from experiments.models import load_model
 from experiments.optimizers import make_optimizer, run_learning_rate
+from experiments.reward_model.scorer import Scorer, find_scorer, scoring
 from experiments.schedule import Schedule, derive
 from experiments.tasks import Task, load_task
 from experiments.tools import (
@@ -44,7 +46,6 @@ from gpg_jax.environments.tools import Tool
 from gpg_jax.estimators.filters import every_row
 from gpg_jax.policies.architecture import Architecture
 from gpg_jax.policies.policy import Policy
-from gpg_jax.policies.pretrained import load_pretrained
 from gpg_jax.policies.transformer import transformer
 from gpg_jax.training.checkpoints import template
 from gpg_jax.training.collect import Collector, Decode, Write, decoded, demonstrated, spoken
@@ -77,6 +78,7 @@ class Setup(NamedTuple):
       tools: what it may call.
       turns: how it does so, None for rows that neither call nor fork.
       like: shapes and places of the state.
+      scorer: () -> the reward model that scores responses, loaded once; None where there is none.
     """
 
     config: Experiment
@@ -92,6 +94,7 @@ class Setup(NamedTuple):
     tools: tuple[Tool, ...]
     turns: Turns | None
     like: TrainState
+    scorer: Callable[[], Scorer] | None
 
 
 def build(config: Experiment) -> Setup:
@@ -103,7 +106,7 @@ def build(config: Experiment) -> Setup:
     schedule = derive(config)
     task = load_task(config)
     demonstrations = load_demonstrations(config, task)
-    architecture, pretrained = _load_model(config.model, task.tokenizer)
+    architecture, pretrained = load_model(config.model, task.tokenizer)
     token_bytes = vocabulary_bytes(task.tokenizer, architecture.vocab_size)
     method = _method(config, token_bytes)
     top_k, tokens = config.sampling.top_k, architecture.vocab_size
@@ -129,6 +132,7 @@ def build(config: Experiment) -> Setup:
         tools=make_tools(config),
         turns=make_turns(config, policy.vocab_size),
         like=like,
+        scorer=find_scorer(config, task.tokenizer, schedule.mesh),
     )
 
 
@@ -194,7 +198,7 @@ def _demonstrations(setup: Setup, plan: Plan) -> Collector:
             for example in next(demonstrations.batches)
         ],
         encode=task.encode,
-        write=demonstrated(demonstrations.rows, plan.layout.new_slots),
+        write=scoring(demonstrated(demonstrations.rows, plan.layout.new_slots), setup.scorer),
         judge=task.judge,
         keep=every_row,
         prompt_slots=plan.layout.prompt_slots,
@@ -251,7 +255,7 @@ def writer(setup: Setup, toolbox: Toolbox | None, sampling: Sampling | None = No
       rows: of a prompt where none is forked, 0 for the rollouts' own.
     """
     if setup.turns is None or toolbox is None:
-        return decoded(compiled_decode(setup, sampling))
+        return scoring(decoded(compiled_decode(setup, sampling)), setup.scorer)
     config, mesh = setup.config, setup.schedule.mesh
     programs = live_programs(
         setup.policy,
@@ -263,7 +267,8 @@ def writer(setup: Setup, toolbox: Toolbox | None, sampling: Sampling | None = No
     )
     turns = dataclasses.replace(setup.turns, branching=no_branching(rows)) if rows else setup.turns
     specs = parameter_specs(setup.like.params, mesh)
-    return spoken(compile_dialogue(setup.policy, mesh, specs, programs, turns), asking(toolbox, config.tools))
+    converse = compile_dialogue(setup.policy, mesh, specs, programs, turns)
+    return scoring(spoken(converse, asking(toolbox, config.tools)), setup.scorer)
 
 
 def open_toolbox(setup: Setup, journal: Path | None = None) -> Toolbox | None:
@@ -295,11 +300,6 @@ def make_collector(setup: Setup, toolbox: Toolbox | None = None) -> Collector:
     )
 
 
-def count(params: Params) -> int:
-    """Numbers in a pytree."""
-    return sum(leaf.size for leaf in jax.tree.leaves(params))
-
-
 def _method(config: Experiment, token_bytes: Sequence[bytes]) -> Method:
     """The method, with what is only watched besides."""
     method = make_method(config.method, config.sampling.new_tokens, token_bytes)
@@ -314,20 +314,6 @@ def _method(config: Experiment, token_bytes: Sequence[bytes]) -> Method:
         return own(batch, unit_ids) | marker_faults(markers, batch.rollout)
 
     return method._replace(watch=watch)
-
-
-def _load_model(config: ModelConfig, tokenizer: Tokenizer) -> tuple[Architecture, Params | None]:
-    if config.name is not None:
-        return load_pretrained(config.name, config.revision)
-    return Architecture(
-        vocab_size=tokenizer.vocab_size,
-        width=config.width,
-        layers=config.layers,
-        heads=config.heads,
-        kv_heads=config.kv_heads,
-        head_dim=config.head_dim,
-        mlp_width=config.mlp_width,
-    ), None
 
 
 def _stops(config: Experiment, tokenizer: Tokenizer, token_bytes: Sequence[bytes]) -> Automaton:

@@ -54,6 +54,30 @@ def accuracy(correct: np.ndarray) -> Accuracy:
     return _with_interval(correct, correct.size)
 
 
+def clustered(correct: np.ndarray, cluster: np.ndarray) -> tuple[float, float, float]:
+    """The mean, and Wilson's interval as of `accuracy`, where prompts have as many samples as it happens.
+
+    V = Σ_c (Σ_{i ∈ c} (x_i − p))² / N², which is that of `accuracy` where all clusters are of one size.
+
+    Args:
+      correct: `[N]`, 1 for correct and 0 for wrong.
+      cluster: `[N]`, which are no independent draws of each other.
+
+    Returns:
+      Mean, lower and upper end.
+
+    Raises:
+      ValueError: no samples, or values other than 0 and 1.
+    """
+    correct = _samples(np.asarray(correct)[:, None])[:, 0]
+    if not np.isin(correct, (0.0, 1.0)).all():
+        raise ValueError("an accuracy is a mean of zeros and ones")
+    mean = float(correct.mean())
+    _, place = np.unique(cluster, return_inverse=True)
+    variance = float(np.square(np.bincount(place, correct - mean)).sum()) / correct.size**2
+    return mean, *wilson(mean, _effective(mean, variance, int(place.max()) + 1, correct.size, correct.size))
+
+
 def score(outcomes: np.ndarray) -> Accuracy:
     """The mean of outcomes from 0 to 1, as F1 is one, with the interval of `accuracy`.
 
@@ -85,13 +109,15 @@ def _with_interval(outcomes: np.ndarray, most: float) -> Accuracy:
     prompts, samples = outcomes.shape
     mean = float(outcomes.mean())
     variance = float(np.square(outcomes.mean(1) - mean).sum()) / prompts**2
-    if mean in (0.0, 1.0):
-        effective = float(prompts)
-    elif variance:
-        effective = min(mean * (1 - mean) / variance, most)
-    else:
-        effective = float(prompts * samples)
+    effective = _effective(mean, variance, prompts, prompts * samples, most)
     return Accuracy(mean, *wilson(mean, effective), prompts, samples)
+
+
+def _effective(mean: float, variance: float, prompts: int, samples: int, most: float) -> float:
+    """n*, from the variance of the mean."""
+    if mean in (0.0, 1.0):
+        return float(prompts)
+    return min(mean * (1 - mean) / variance, most) if variance else float(samples)
 
 
 def wilson(mean: float, count: float) -> tuple[float, float]:

@@ -11,9 +11,9 @@ from rich.console import Console
 from experiments.config import Experiment
 from experiments.progress import say
 from experiments.reading import from_config_dict
+from experiments.resuming import restored_checkpoint
 from experiments.setup import Setup
 from experiments.workdir import read_workdir
-from gpg_jax.training.checkpoints import Checkpoints, best_step, read_checkpoints, restore
 from gpg_jax.types import Params
 
 
@@ -46,20 +46,8 @@ def trained_params(setup: Setup, workdir: Path, checkpoint: str, console: Consol
     Raises:
       ValueError: no such checkpoint, or one that is damaged.
     """
-    with read_checkpoints(workdir / "checkpoints") as checkpoints:
-        steps = _steps(checkpoints, checkpoint)
-        restored = restore(checkpoints, setup.like, lambda text: say(console, text, "bold red"), steps)
-    if restored is None:
-        raise ValueError(f"the run in {workdir} has no checkpoint yet")
+    restored = restored_checkpoint(
+        workdir, setup.like, checkpoint, lambda text: say(console, text, "bold red")
+    )
     say(console, f"checkpoint of iteration {restored.step}")
     return restored.state.params
-
-
-def _steps(checkpoints: Checkpoints, checkpoint: str) -> list[int] | None:
-    if checkpoint == "latest":
-        return None
-    if checkpoint == "best":
-        return [best_step(checkpoints)]
-    if not checkpoint.isdigit():
-        raise ValueError(f"--checkpoint={checkpoint} is not latest, best, or a number")
-    return [int(checkpoint)]

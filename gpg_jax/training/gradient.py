@@ -7,8 +7,9 @@ import jax.numpy as jnp
 
 from gpg_jax.losses import metrics as measures
 from gpg_jax.losses.objective import loss, weigh
+from gpg_jax.training.accumulate import summed
 from gpg_jax.training.program import Program
-from gpg_jax.training.scoring import Networks, cut, networks_of, own_rows, score_rows
+from gpg_jax.training.scoring import Networks, networks_of, own_rows, score_rows
 from gpg_jax.training.state import TrainState
 from gpg_jax.types import Array, Batch, Estimate
 
@@ -45,18 +46,8 @@ def gradient(
         (value, seen), grads = slope(trained(program, whole_networks), own_rows(part, program))
         return grads, {**seen, "loss": (value, jnp.float32(0))}
 
-    def accumulate(total, part):
-        grads, seen = micro(part)
-        return (jax.tree.map(jnp.add, total[0], grads), measures.merge(total[1], seen)), None
-
     whole = (batch, fixed, weigh(objective, batch.rollout, fixed))
-    if plan.micro_batches == 1:
-        total = micro(whole)
-    else:
-        parts = cut(whole, plan.micro_batches)
-        grads, seen = jax.eval_shape(micro, jax.tree.map(lambda leaf: leaf[0], parts))
-        nothing = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), grads), measures.empty(seen)
-        total, _ = jax.lax.scan(accumulate, nothing, parts)
+    total = summed(micro, whole, plan.micro_batches)
     grads, seen = _sum_over_devices(*total, program.axis_name)
     # The loss is a sum over micro-batches and devices, and a mean over updates alone.
     return grads, {**seen, "loss": (seen["loss"][0], jnp.float32(1))}
