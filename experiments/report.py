@@ -20,8 +20,8 @@ PANELS: tuple[Panel, ...] = (
     ("KL", "nats a token (k3)", {"kl_reference": "to the reference", "kl_old_k3": "from the sampler"}),
     ("entropy", "nats a token", {"entropy": "policy"}),
 )
-COMPARISON_PANELS: tuple[Panel, ...] = (
-    ("comparisons", "share in the right order", {"accuracy": "training"}),
+PREFERENCE_PANELS: tuple[Panel, ...] = (
+    ("preferences", "share in the right order", {"accuracy": "training"}),
     ("loss", "nats a pair", {"loss": "training", "held_out/loss": "held out"}),
     ("margin", "chosen − rejected", {"margin": "training", "held_out/margin": "held out"}),
     ("reward", "mean of both responses", {"reward": "training", "held_out/reward": "held out"}),
@@ -56,7 +56,7 @@ def write_report(workdir: Path, title: str, cold_steps: int = 0) -> Path:
     lines = list(records.read(workdir / "metrics.jsonl"))
     panels = PANELS + (TOOL_PANELS if any("tool_calls" in line for line in lines) else ())
     if any("margin" in line for line in lines):
-        panels = COMPARISON_PANELS
+        panels = PREFERENCE_PANELS
     height = len(panels) // 2
     figure = Figure(figsize=(10, 3.25 * height), layout="constrained")
     axes = figure.subplots(height, 2, sharex=True)
@@ -94,7 +94,7 @@ def _draw(axis: Axes, lines: Sequence[dict[str, Any]], name: str, unit: str, met
 
 
 def _draw_evaluations(axis: Axes, lines: Sequence[dict[str, Any]]) -> None:
-    for kind, marker in (("sampled", "o"), ("greedy", "s"), ("comparisons", "o")):
+    for kind, marker in (("sampled", "o"), ("greedy", "s"), ("pairs", "o")):
         name = f"held_out/{kind}"
         points = [(line["step"], line[name], line[f"{name}_low"], line[f"{name}_high"])
                   for line in lines if name in line]  # fmt: skip

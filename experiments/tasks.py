@@ -16,7 +16,7 @@ from gpg_jax.data.chat import ChatTemplate, chat_tokens, load_chat_template
 from gpg_jax.data.demonstrations import Turn
 from gpg_jax.data.examples import Example
 from gpg_jax.data.loader import Loader, loader
-from gpg_jax.data.preferences import Prompt
+from gpg_jax.data.preference_pairs import Prompt
 from gpg_jax.data.tokenizers import Tokenizer, character_tokenizer, load_tokenizer
 from gpg_jax.decoding.rollouts import Written
 from gpg_jax.environments.rewards import Judged, Reward, Scored, judge

@@ -1,8 +1,8 @@
-"""Trains a reward model on comparisons of responses.
+"""Trains a reward model on preferences of responses.
 
     python -m experiments.train_reward_model --config=configs/X.py --workdir=W [--config.key=value …]
 
-Comparisons are made of a task's examples, or read from a file (`--config.comparisons.train=FILE.jsonl`, an
+Preferences are made of a task's examples, or read from a file (`--config.preferences.train=FILE.jsonl`, an
 object of `prompt`, `chosen` and `rejected` a line). A policy is trained on what the model says by
 
     python -m experiments.train --config=configs/rlhf.py --workdir=V --config.reward_model.workdir=W

@@ -1,1 +1,1 @@
-"""A reward model: how it is trained on comparisons, and how a policy's run has its responses scored by it."""
+"""A reward model: how it is trained on preferences, and how a policy's run has its responses scored by it."""

@@ -1,4 +1,4 @@
-"""The comparisons of a run: from files, or made of a task's examples; some are held out."""
+"""The preferences of a run: from files, or made of a task's examples; some are held out."""
 
 from __future__ import annotations
 
@@ -8,23 +8,23 @@ from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 from experiments.functions import FUNCTIONS
-from experiments.reward_model.experiment import ComparisonsConfig, RewardModelExperiment
+from experiments.reward_model.experiment import PreferencesConfig, RewardModelExperiment
 from experiments.tasks import Asker, examples_of
 from gpg_jax.data.corruptions import draw_preferences
 from gpg_jax.data.examples import Example
 from gpg_jax.data.loader import Loader, loader
-from gpg_jax.data.preferences import PairTokens, Preference, Preferences, fits, read_preferences
+from gpg_jax.data.preference_pairs import PairTokens, Preference, Preferences, fits, read_preferences
 from gpg_jax.data.tokenizers import Tokenizer
 
 
-class Comparisons(NamedTuple):
+class PreferenceData(NamedTuple):
     """What a reward model learns from.
 
     Attributes:
       batches: pairs of an update, without end.
       train: all of them.
       held_out: pairs that are never trained on.
-      encode: a comparison -> its tokens.
+      encode: a preference -> its tokens.
       summary: how many there are, and how many were left out, and why.
     """
 
@@ -35,13 +35,13 @@ class Comparisons(NamedTuple):
     summary: str
 
 
-def load_comparisons(config: RewardModelExperiment, tokenizer: Tokenizer, ask: Asker) -> Comparisons:
-    """Reads or makes comparisons, and checks that they are within the budgets.
+def load_preferences(config: RewardModelExperiment, tokenizer: Tokenizer, ask: Asker) -> PreferenceData:
+    """Reads or makes preferences, and checks that they are within the budgets.
 
     Raises:
       ValueError: whatever is wrong with them, in a sentence.
     """
-    wanted, budget = config.comparisons, config.task.prompt_tokens
+    wanted, budget = config.preferences, config.task.prompt_tokens
 
     def encode(pair: Preference) -> PairTokens:
         chosen, rejected = (_response(tokenizer, text, wanted.end) for text in (pair.chosen, pair.rejected))
@@ -64,7 +64,7 @@ def load_comparisons(config: RewardModelExperiment, tokenizer: Tokenizer, ask: A
     else:
         summary = f"{summary}, and {len(held_out):,} held out"
     batches = loader(train, batch_size=config.schedule.pairs, seed=config.seed, words=words)
-    return Comparisons(batches, train, held_out, encode, summary)
+    return PreferenceData(batches, train, held_out, encode, summary)
 
 
 def hold_out(
@@ -94,7 +94,7 @@ def hold_out(
         held += len(own[prompt])
     if held == len(pairs):
         raise ValueError(
-            f"comparisons.held_out_pairs is {count}, and all pairs of a prompt are held out together: of "
+            f"preferences.held_out_pairs is {count}, and all pairs of a prompt are held out together: of "
             f"{len(pairs)} pairs of {len(own)} prompts none would be left to train on"
         )
     kept = [pair for pair in pairs if prompt_key(pair) not in taken]
@@ -107,12 +107,12 @@ def prompt_key(pair: Preference) -> str:
 
 
 def words(pair: Preference) -> Any:
-    """What a comparison says, for JSON."""
+    """What a preference says, for JSON."""
     return [pair.prompt, pair.chosen, pair.rejected, pair.margin]
 
 
 def _made(config: RewardModelExperiment, ask: Asker) -> tuple[Sequence[Preference], Sequence[Preference]]:
-    task, wanted = config.task, config.comparisons
+    task, wanted = config.task, config.preferences
     train, held_out = examples_of(task, lambda example: ask(example.prompt))
 
     def draw(examples: Sequence[Example], pairs: int, seed: int) -> list[Preference]:
@@ -138,17 +138,17 @@ def _symbols(examples: Sequence[Example]) -> str:
 
 
 def _read(
-    path: str, wanted: ComparisonsConfig, encode: Callable[[Preference], PairTokens], budget: int
+    path: str, wanted: PreferencesConfig, encode: Callable[[Preference], PairTokens], budget: int
 ) -> Preferences:
-    """The comparisons of a file that are within the budgets, and how many of it are not fit."""
+    """The preferences of a file that are within the budgets, and how many of it are not fit."""
     read = read_preferences(path, drop_equal=wanted.drop_unfit)
     rows = [pair for pair in read.rows if fits(encode(pair), budget, wanted.response_tokens)]
     long = len(read.rows) - len(rows)
     if long and not (wanted.drop_unfit and rows):
         raise ValueError(
-            f"{long} of the {len(read.rows)} comparisons of {path} are longer than task.prompt_tokens="
-            f"{budget} or comparisons.response_tokens={wanted.response_tokens}: raise them, or leave those "
-            "out with comparisons.drop_unfit"
+            f"{long} of the {len(read.rows)} preferences of {path} are longer than task.prompt_tokens="
+            f"{budget} or preferences.response_tokens={wanted.response_tokens}: raise them, or leave those "
+            "out with preferences.drop_unfit"
         )
     return Preferences(rows, read.equal + long)
 

@@ -13,13 +13,13 @@ from experiments.reading import flatten, to_config_dict
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class ComparisonsConfig:
+class PreferencesConfig:
     """Which responses are compared, and what is learnt of it.
 
     Attributes:
-      train, held_out: files of comparisons, see `gpg_jax.data.preferences`. Without `train` they are made
-        of the examples of task.name, see `gpg_jax.data.corruptions`, and task.verifier says which response
-        is better.
+      train, held_out: files, see `gpg_jax.data.preference_pairs`. Without `train` pairs are made of the
+        examples of task.name, see `gpg_jax.data.corruptions`, and task.verifier says which response is
+        better.
       pairs: that are made, those held out besides.
       held_out_pairs: that are held out where no file has them: all pairs of some prompts, and of no other.
       response_tokens: budget of a response, its end included.
@@ -40,12 +40,12 @@ class ComparisonsConfig:
     centring: float = 0.0
 
     def __post_init__(self) -> None:
-        at_least("comparisons.pairs", self.pairs, 1)
-        at_least("comparisons.held_out_pairs", self.held_out_pairs, 0)
-        at_least("comparisons.response_tokens", self.response_tokens, 2)
-        at_least("comparisons.centring", self.centring, 0)
+        at_least("preferences.pairs", self.pairs, 1)
+        at_least("preferences.held_out_pairs", self.held_out_pairs, 0)
+        at_least("preferences.response_tokens", self.response_tokens, 2)
+        at_least("preferences.centring", self.centring, 0)
         if self.held_out is not None and self.train is None:
-            raise ValueError("comparisons.held_out is a file: give comparisons.train, a file too")
+            raise ValueError("preferences.held_out is a file: give preferences.train, a file too")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -96,14 +96,14 @@ class RewardModelExperiment:
       seed: of everything that is random.
       mesh: devices along `data`, `fsdp` and `tensor`; one of them may be -1 for all that are left.
       model: what the reward model begins as; a policy's folder for its tokenizer and weights.
-      task: how prompts are asked, and of what comparisons are made where they are.
+      task: how prompts are asked, and of what preferences are made where they are.
     """
 
     seed: int = 0
     mesh: tuple[int, ...] = (-1, 1, 1)
     model: ModelConfig = dataclasses.field(default_factory=ModelConfig)
     task: TaskConfig = dataclasses.field(default_factory=TaskConfig)
-    comparisons: ComparisonsConfig = dataclasses.field(default_factory=ComparisonsConfig)
+    preferences: PreferencesConfig = dataclasses.field(default_factory=PreferencesConfig)
     optimizer: OptimizerConfig = dataclasses.field(default_factory=OptimizerConfig)
     schedule: UpdatesConfig = dataclasses.field(default_factory=UpdatesConfig)
     evaluation: HoldOutConfig = dataclasses.field(default_factory=HoldOutConfig)
@@ -116,7 +116,7 @@ class RewardModelExperiment:
         at_least("seed", self.seed, 0)
         at_least("task.seed", self.task.seed, 0)
         if self.task.rewards:
-            raise ValueError("task.rewards is of policies: comparisons are made by task.verifier")
+            raise ValueError("task.rewards is of policies: preferences are made by task.verifier")
 
 
 def default_config() -> config_dict.ConfigDict:

@@ -21,17 +21,17 @@ from experiments.resuming import due, open_kept, open_output
 from experiments.reward_model.data import prompt_key
 from experiments.reward_model.setup import RewardSetup, first_state
 from experiments.statistics import clustered
-from gpg_jax.data.preferences import Pairs, Preference, lay_out_pairs
+from gpg_jax.data.preference_pairs import Pairs, Preference, lay_out_pairs
 from gpg_jax.losses.metrics import reduce
 from gpg_jax.losses.preferences import pair_weights, preference_loss
 from gpg_jax.training.checkpoints import Checkpoints, save
-from gpg_jax.training.preferences import (
+from gpg_jax.training.processes import is_first
+from gpg_jax.training.reward_model import (
     PreferenceStep,
     compile_pair_rewards,
     compile_preference_step,
     make_preference_step,
 )
-from gpg_jax.training.processes import is_first
 from gpg_jax.training.state import CriticState
 from gpg_jax.types import Params
 
@@ -83,7 +83,7 @@ def open_run(setup: RewardSetup, workdir: Path, console: Console) -> tuple[Check
     checkpoints, restored = open_kept(setup.config.checkpoint, workdir, setup.like, console)
     if restored is None:
         return checkpoints, Start(0, first_state(setup), {}, False, open_output(workdir, -1))
-    setup.comparisons.batches.set_state(restored.host["cursor"])
+    setup.preferences.batches.set_state(restored.host["cursor"])
     output = open_output(workdir, restored.step)
     return checkpoints, Start(restored.step, restored.state, restored.host["accuracies"], True, output)
 
@@ -120,19 +120,19 @@ def finish_run(
         train(run, start)
     if is_first():
         config = setup.config
-        title = f"reward model of {config.comparisons.train or config.task.name}, seed {config.seed}"
+        title = f"reward model of {config.preferences.train or config.task.name}, seed {config.seed}"
         say(console, f"report: {write_report(workdir, title)}")
         conclude(console, start.accuracies, config.schedule.steps)
 
 
 def train(run: Run, start: Start) -> None:
     """The updates that are left."""
-    comparisons, last = run.setup.comparisons, run.setup.config.schedule.steps
+    preferences, last = run.setup.preferences, run.setup.config.schedule.steps
     state = start.state
     with show_progress(run.console, last, start.step) as advance:
         for step in range(start.step + 1, last + 1):
             before = time.perf_counter()
-            pairs = _laid_out(run, next(comparisons.batches), run.setup.config.schedule.pairs)
+            pairs = _laid_out(run, next(preferences.batches), run.setup.config.schedule.pairs)
             state, found = run.update(state, pairs)
             metrics = _measured(run, step, jax.device_get(found), before)
             out.write_metrics(run.output, step, metrics)
@@ -153,17 +153,17 @@ def keep(run: Run, step: int, state: CriticState, metrics: dict[str, float]) -> 
         measure_held_out(run, step, state.params)
     if last or due(step, config.checkpoint.every):
         host = {
-            "cursor": run.setup.comparisons.batches.get_state(),
+            "cursor": run.setup.preferences.batches.get_state(),
             "accuracies": run.accuracies,
             "statistics": statistics(run, state.params),
         }
-        score = run.accuracies.get(str(step)) if run.setup.comparisons.held_out else -metrics["loss"]
+        score = run.accuracies.get(str(step)) if run.setup.preferences.held_out else -metrics["loss"]
         save(run.checkpoints, step, state, host, score=score)
 
 
 def measure_held_out(run: Run, step: int, params: Params) -> None:
     """Accuracy on the held-out pairs with its interval, loss and margin, where any are held out."""
-    pairs = run.setup.comparisons.held_out
+    pairs = run.setup.preferences.held_out
     if not pairs:
         return
     rewards = rewards_of(run, params, pairs)
@@ -171,9 +171,9 @@ def measure_held_out(run: Run, step: int, params: Params) -> None:
     margins = np.array([pair.margin for pair in pairs], np.float32)
     there = np.ones(len(pairs), bool)
     loss, seen = preference_loss(
-        rewards, there, pair_weights(there), margins, run.setup.config.comparisons.centring
+        rewards, there, pair_weights(there), margins, run.setup.config.preferences.centring
     )
-    name = "held_out/comparisons"
+    name = "held_out/pairs"
     found = {name: mean, f"{name}_low": low, f"{name}_high": high, "held_out/loss": float(loss)}
     found |= {f"held_out/{key}": float(value) for key, value in reduce(seen).items() if key != "accuracy"}
     out.write_metrics(run.output, step, found)
@@ -188,7 +188,7 @@ def measure_held_out(run: Run, step: int, params: Params) -> None:
 
 def statistics(run: Run, params: Params) -> dict[str, float]:
     """Mean and standard deviation of rewards on the training set, what scores are normalised with."""
-    some = run.setup.comparisons.train[: run.setup.config.evaluation.statistics or None]
+    some = run.setup.preferences.train[: run.setup.config.evaluation.statistics or None]
     rewards = rewards_of(run, params, some)
     return {
         "mean": float(np.mean(rewards, dtype=np.float64)),
@@ -210,7 +210,7 @@ def conclude(console: Console, accuracies: dict[str, float], last: int) -> None:
 
 
 def _laid_out(run: Run, pairs: Sequence[Preference], count: int) -> Pairs:
-    program, encode = run.setup.program, run.setup.comparisons.encode
+    program, encode = run.setup.program, run.setup.preferences.encode
     return lay_out_pairs([encode(pair) for pair in pairs], program.prompt_slots, program.new_slots, count)
 
 

@@ -63,7 +63,7 @@ def find_scorer(config: Experiment, tokenizer: Tokenizer, mesh: Mesh) -> Callabl
         return None
     folder = Path(asked.workdir)
     given = read_workdir(folder)
-    if "comparisons" not in given or not (folder / MODEL).is_file():
+    if "preferences" not in given or not (folder / MODEL).is_file():
         raise ValueError(
             f"reward_model.workdir {asked.workdir!r} is not the folder of a reward model; "
             "experiments.train_reward_model makes one"

@@ -15,7 +15,7 @@ from rich.table import Table
 
 from experiments.models import count, load_model
 from experiments.optimizers import learning_rate, make_optimizer
-from experiments.reward_model.data import Comparisons, load_comparisons
+from experiments.reward_model.data import PreferenceData, load_preferences
 from experiments.reward_model.experiment import RewardModelExperiment
 from experiments.tasks import load_asker
 from gpg_jax.data.tokenizers import Tokenizer, check_tokenizer_fits
@@ -23,7 +23,7 @@ from gpg_jax.policies.architecture import Architecture, RopeScaling
 from gpg_jax.policies.critic import Critic, trunk_critic
 from gpg_jax.policies.transformer import transformer
 from gpg_jax.training.checkpoints import template
-from gpg_jax.training.preferences import PreferenceProgram
+from gpg_jax.training.reward_model import PreferenceProgram
 from gpg_jax.training.sharding import critic_shardings, make_mesh, placed, row_shards, rows_on
 from gpg_jax.training.state import CriticState, create_critic_state
 from gpg_jax.types import Array, Params
@@ -52,7 +52,7 @@ class RewardSetup(NamedTuple):
     Attributes:
       config: what was asked for.
       mesh: the devices.
-      comparisons: what is learnt from.
+      preferences: what is learnt from.
       model: what learns.
       program: how it does.
       pretrained: weights of its transformer on the host, or None where it starts from scratch.
@@ -61,7 +61,7 @@ class RewardSetup(NamedTuple):
 
     config: RewardModelExperiment
     mesh: Mesh
-    comparisons: Comparisons
+    preferences: PreferenceData
     model: Model
     program: PreferenceProgram
     pretrained: Params | None
@@ -77,7 +77,7 @@ def build(config: RewardModelExperiment) -> RewardSetup:
     mesh = make_mesh(config.mesh)
     _check_sizes(config, row_shards(mesh))
     tokenizer, ask = load_asker(config.model, config.task)
-    comparisons = load_comparisons(config, tokenizer, ask)
+    preferences = load_preferences(config, tokenizer, ask)
     architecture, pretrained = load_model(config.model, tokenizer)
     check_tokenizer_fits(tokenizer, architecture.vocab_size)
     _check_lengths(config, architecture)
@@ -87,13 +87,13 @@ def build(config: RewardModelExperiment) -> RewardSetup:
         critic=make_reward_model(model, remat=config.model.remat, pretrained=pretrained is not None),
         optimizer=optimizer,
         prompt_slots=config.task.prompt_tokens,
-        new_slots=config.comparisons.response_tokens,
+        new_slots=config.preferences.response_tokens,
         micro_batches=config.schedule.micro_batches,
-        centring=config.comparisons.centring,
+        centring=config.preferences.centring,
         constrain=rows_on(mesh),
     )
     like = state_like(program.critic, optimizer, mesh)
-    return RewardSetup(config, mesh, comparisons, model, program, pretrained, like)
+    return RewardSetup(config, mesh, preferences, model, program, pretrained, like)
 
 
 def make_reward_model(model: Model, *, remat: bool = False, pretrained: bool = False) -> Critic:
@@ -167,13 +167,13 @@ def table(setup: RewardSetup) -> Table:
     config, shape = setup.config, setup.config.schedule
     mesh = " × ".join(f"{name} {size}" for name, size in setup.mesh.shape.items())
     own = shape.pairs // shape.micro_batches
-    prompt, response = config.task.prompt_tokens, config.comparisons.response_tokens
-    epochs = shape.steps * shape.pairs / len(setup.comparisons.train)
+    prompt, response = config.task.prompt_tokens, config.preferences.response_tokens
+    epochs = shape.steps * shape.pairs / len(setup.preferences.train)
     rows = {
         "reward model": f"{config.model.name or 'from scratch'}, {count(setup.like.params):,} parameters, "
         f"{config.model.dtype}",
         "devices": f"{setup.mesh.size} {setup.mesh.devices.flat[0].platform} ({mesh})",
-        "comparisons": setup.comparisons.summary,
+        "preferences": setup.preferences.summary,
         "row": f"{prompt} + {response} = {prompt + response} tokens at most",
         "updates": f"{shape.steps:,} of {shape.pairs} pairs, {epochs:.2f} epochs",
         "micro-batches": f"{shape.micro_batches} of {own} pairs, {own // row_shards(setup.mesh)} a device",
@@ -199,9 +199,9 @@ def _check_sizes(config: RewardModelExperiment, shards: int) -> None:
 
 
 def _check_lengths(config: RewardModelExperiment, architecture: Architecture) -> None:
-    length = config.task.prompt_tokens + config.comparisons.response_tokens
+    length = config.task.prompt_tokens + config.preferences.response_tokens
     if length > architecture.max_length:
         raise ValueError(
-            f"task.prompt_tokens + comparisons.response_tokens is {length}, and the model's positions were "
+            f"task.prompt_tokens + preferences.response_tokens is {length}, and the model's positions were "
             f"trained for {architecture.max_length} tokens: lower one of them"
         )

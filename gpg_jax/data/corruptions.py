@@ -1,4 +1,4 @@
-"""Comparisons that are made: right answers with mistakes in them, and nonsense, compared by a verifier."""
+"""Preferences that are made: right answers with mistakes in them, and nonsense, compared by a verifier."""
 
 from __future__ import annotations
 
@@ -6,8 +6,12 @@ import random
 from collections.abc import Callable, Sequence
 
 from gpg_jax.data.examples import Example
-from gpg_jax.data.preferences import Preference
+from gpg_jax.data.preference_pairs import Preference
 
+MISTAKES = 3
+"""In an answer at most."""
+NONSENSE = 0.5
+"""Share of the responses that have nothing to do with the answer."""
 ATTEMPTS = 1000
 """Pairs of responses in a row that may be worth the same."""
 
@@ -68,16 +72,17 @@ def draw_preferences(
 
 
 def _response(draw: random.Random, answer: str, symbols: str, longest: int) -> str:
-    if draw.random() < 0.5:
+    if draw.random() < NONSENSE:
         return "".join(draw.choices(symbols, k=draw.randint(0, longest)))
     text = answer
-    for _ in range(draw.randint(0, 3)):
+    for _ in range(draw.randint(0, MISTAKES)):
         text = _mistaken(draw, text, symbols)
     return text[:longest]
 
 
 def _mistaken(draw: random.Random, text: str, symbols: str) -> str:
-    place = draw.randint(0, len(text))
-    kept = draw.choice((place, place + 1))  # what stands there stays, or not
-    put = draw.choice(("", draw.choice(symbols)))
-    return text[:place] + put + text[kept:]
+    """The text with a symbol replaced, or as often with one left out or put in."""
+    place = draw.randrange(len(text) + 1)
+    kind = draw.choice(("replaced", "replaced", "left out", "put in"))
+    put = "" if kind == "left out" else draw.choice(symbols)
+    return text[:place] + put + text[place + (kind != "put in") :]

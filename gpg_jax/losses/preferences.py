@@ -1,4 +1,4 @@
-"""Which of two responses is better: the likelihood of comparisons under scalar rewards.
+"""Which of two responses is better: the likelihood of preferences under scalar rewards.
 
     P(y_w ≻ y_l | x) = σ(r(x, y_w) − r(x, y_l))
 
@@ -47,7 +47,7 @@ def preference_loss(
 ) -> tuple[Array, Metrics]:
     """Σ_i w_i·(−log σ(r_w − r_l − m) + c·(r_w + r_l)²)_i.
 
-    Comparisons leave the rewards of a prompt open by a constant; c draws it to where a pair's mean is 0
+    Preferences leave the rewards of a prompt open by a constant; c draws it to where a pair's mean is 0
     (Eisenstein et al. 2023, arXiv 2312.09244).
 
     The metrics are over the pairs that there are:

@@ -27,7 +27,7 @@ def row_scorer(
 ) -> Score:
     """(r_φ(x, y) − μ)/σ of every row, read behind its last token, whether that ends it or its budget did.
 
-    Comparisons leave the rewards of a prompt open by a constant, and nothing says their scale: they are
+    Preferences leave the rewards of a prompt open by a constant, and nothing says their scale: they are
     normalised before a policy is trained on them, as in Ziegler et al. 2019, arXiv 1909.08593, and Ouyang et
     al. 2022, arXiv 2203.02155.
 

@@ -1,4 +1,4 @@
-"""Comparisons of two responses to one prompt: from files, and as rows."""
+"""Preferences of two responses to one prompt: from files, and as rows."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ Prompt = str | tuple[Message, ...]
 
 @dataclasses.dataclass(frozen=True)
 class Preference:
-    """A comparison.
+    """A preference.
 
     Attributes:
       prompt: text, or chat messages.
@@ -39,7 +39,7 @@ class Preferences(NamedTuple):
     """What a file of them holds.
 
     Attributes:
-      rows: comparisons.
+      rows: preferences.
       equal: how many more compared a response with itself.
     """
 
@@ -48,7 +48,7 @@ class Preferences(NamedTuple):
 
 
 class PairTokens(NamedTuple):
-    """A comparison in token ids; the responses with what ends them."""
+    """A preference in token ids; the responses with what ends them."""
 
     prompt: list[int]
     chosen: list[int]
@@ -58,7 +58,7 @@ class PairTokens(NamedTuple):
 
 @struct.dataclass
 class Pairs:
-    """N comparisons as rows; axis 1 is the chosen response, then the rejected one.
+    """N preferences as rows; axis 1 is the chosen response, then the rejected one.
 
     Attributes:
       tokens: `int32[N, 2, L]`, prompt, response, padding.
@@ -76,7 +76,7 @@ class Pairs:
 
 
 def read_preferences(path: str | Path, *, drop_equal: bool = False) -> Preferences:
-    """Reads comparisons: `prompt`, `chosen` and `rejected`, as public sets have them.
+    """Reads preferences: `prompt`, `chosen` and `rejected`, as public sets have them.
 
     A prompt is a text or chat messages, a response a text or chat messages that end with the assistant's.
     Where the messages of both responses hold the whole conversation, that is the prompt, and a `prompt`
@@ -88,7 +88,7 @@ def read_preferences(path: str | Path, *, drop_equal: bool = False) -> Preferenc
       drop_equal: leave out rows that compare a response with itself, which are errors otherwise.
 
     Raises:
-      ValueError: no such file, no comparisons, or a row that is none, and which.
+      ValueError: no such file, no preferences, or a row that is none, and which.
     """
     path = existing(path)
     read: list[Preference] = []
@@ -100,30 +100,30 @@ def read_preferences(path: str | Path, *, drop_equal: bool = False) -> Preferenc
         elif drop_equal:
             equal += 1
         else:
-            raise ValueError(f"{place} compares {_start(found.chosen)} with itself")
+            raise ValueError(f"{place} prefers {_start(found.chosen)} to itself")
     if not read:
-        raise ValueError(f"{path} holds no comparisons")
+        raise ValueError(f"{path} holds no preferences")
     return Preferences(read, equal)
 
 
 def lay_out_pairs(rows: Sequence[PairTokens], prompt_slots: int, new_slots: int, count: int = 0) -> Pairs:
-    """Comparisons as arrays.
+    """Preferences as arrays.
 
     Args:
-      rows: the comparisons, at least one.
+      rows: the preferences, at least one.
       prompt_slots: budget of a prompt in tokens.
       new_slots: budget of a response in tokens.
-      count: N; masked copies of the first comparison fill up to it. 0 for as many as there are.
+      count: N; masked copies of the first preference fill up to it. 0 for as many as there are.
 
     Raises:
-      ValueError: none or too many comparisons, or one that is longer than the budgets.
+      ValueError: none or too many preferences, or one that is longer than the budgets.
     """
     if not 1 <= len(rows) <= (count or len(rows)):
-        raise ValueError(f"{len(rows)} comparisons do not make a batch of {count or 'one or more'}")
+        raise ValueError(f"{len(rows)} preferences do not make a batch of {count or 'one or more'}")
     for number, row in enumerate(rows):
         if not fits(row, prompt_slots, new_slots):
             raise ValueError(
-                f"comparison {number} has a prompt of {len(row.prompt)} tokens and responses of "
+                f"preference {number} has a prompt of {len(row.prompt)} tokens and responses of "
                 f"{len(row.chosen)} and {len(row.rejected)}; a prompt needs 1 to {prompt_slots}, and a "
                 f"response at most {new_slots}: raise the budgets, or leave it out"
             )
@@ -144,7 +144,7 @@ def lay_out_pairs(rows: Sequence[PairTokens], prompt_slots: int, new_slots: int,
 
 
 def fits(row: PairTokens, prompt_slots: int, new_slots: int) -> bool:
-    """Whether a comparison is within the budgets."""
+    """Whether a preference is within the budgets."""
     return 1 <= len(row.prompt) <= prompt_slots and max(len(row.chosen), len(row.rejected)) <= new_slots
 
 

@@ -1,4 +1,4 @@
-"""An update of a reward model on a batch of comparisons, a pure function: state, pairs -> state, metrics.
+"""An update of a reward model on a batch of preferences, a pure function: state, pairs -> state, metrics.
 
 Weights are normalised over the batch before anything is split, so that micro-batches and devices are plain
 sums. A pair is never split: its prompt is read once.
@@ -15,7 +15,7 @@ import optax
 from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as Spec
 
-from gpg_jax.data.preferences import Pairs
+from gpg_jax.data.preference_pairs import Pairs
 from gpg_jax.losses import metrics as measures
 from gpg_jax.losses.preferences import pair_weights, preference_loss
 from gpg_jax.policies.critic import Critic

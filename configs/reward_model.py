@@ -1,0 +1,31 @@
+"""A reward model learns which of two responses is nearer to the prompt's symbols written backwards.
+
+python -m experiments.train_reward_model --config=configs/reward_model.py --workdir=runs/reward_model
+"""
+
+from __future__ import annotations
+
+from ml_collections import ConfigDict
+
+from experiments.reward_model.experiment import default_config
+
+
+def get_config() -> ConfigDict:
+    """Pairs are made; of two responses the one with more places right is preferred."""
+    config = default_config()
+    config.model.layers = 3
+    config.task.name = "reversal"
+    config.task.symbols = 3
+    config.task.verifier = "places_right"
+    config.task.prompt_tokens = 4
+    config.preferences.pairs = 20_000
+    config.preferences.held_out_pairs = 1000
+    config.preferences.response_tokens = 5
+    config.optimizer.learning_rate = 2e-3
+    config.optimizer.warm_up = 50
+    config.optimizer.decay = "cosine"
+    config.schedule.steps = 1600
+    config.schedule.pairs = 64
+    config.evaluation.every = 200
+    config.checkpoint.every = 200
+    return config
