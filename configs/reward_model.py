@@ -15,17 +15,16 @@ def get_config() -> ConfigDict:
     config = default_config()
     config.model.layers = 3
     config.task.name = "reversal"
-    config.task.symbols = 3
     config.task.verifier = "places_right"
-    config.task.prompt_tokens = 4
-    config.preferences.pairs = 20_000
+    config.task.prompt_tokens = 3
+    config.preferences.pairs = 8000
     config.preferences.held_out_pairs = 1000
-    config.preferences.response_tokens = 5
-    config.optimizer.learning_rate = 2e-3
+    config.preferences.response_tokens = 4
+    config.optimizer.learning_rate = 3e-3
     config.optimizer.warm_up = 50
     config.optimizer.decay = "cosine"
-    config.schedule.steps = 1600
+    config.schedule.steps = 400
     config.schedule.pairs = 64
-    config.evaluation.every = 200
-    config.checkpoint.every = 200
+    config.evaluation.every = 50
+    config.checkpoint.every = 50
     return config

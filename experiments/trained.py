@@ -12,6 +12,8 @@ from experiments.config import Experiment
 from experiments.progress import say
 from experiments.reading import from_config_dict
 from experiments.resuming import restored_checkpoint
+from experiments.reward_model.config import NAME as REWARD_MODEL
+from experiments.reward_model.config import RewardModelConfig
 from experiments.setup import Setup
 from experiments.workdir import read_workdir
 from gpg_jax.types import Params
@@ -32,6 +34,13 @@ def trained_config(workdir: Path, mesh: Sequence[str]) -> Experiment:
         return dataclasses.replace(trained, mesh=tuple(int(size) for size in mesh))
     except ValueError as error:
         raise ValueError(f"--mesh={','.join(mesh)} is not three numbers, like -1,1,1") from error
+
+
+def unscored(config: Experiment) -> Experiment:
+    """The configuration without a reward model, which need not be there where nothing is scored."""
+    rewards = {name: weight for name, weight in config.task.rewards.items() if name != REWARD_MODEL}
+    task = dataclasses.replace(config.task, rewards=rewards)
+    return dataclasses.replace(config, task=task, reward_model=RewardModelConfig())
 
 
 def trained_params(setup: Setup, workdir: Path, checkpoint: str, console: Console) -> Params:

@@ -48,7 +48,7 @@ def load_preferences(config: RewardModelExperiment, tokenizer: Tokenizer, ask: A
         return PairTokens(ask(pair.prompt), chosen, rejected, pair.margin)
 
     if wanted.train is None:
-        train, held_out = _made(config, ask)
+        train, held_out = _made(config, tokenizer, ask)
         summary = f"{len(train):,} made of {config.task.name}"
     else:
         read = {path: _read(path, wanted, encode, budget) for path in (wanted.train, wanted.held_out) if path}
@@ -111,30 +111,35 @@ def words(pair: Preference) -> Any:
     return [pair.prompt, pair.chosen, pair.rejected, pair.margin]
 
 
-def _made(config: RewardModelExperiment, ask: Asker) -> tuple[Sequence[Preference], Sequence[Preference]]:
-    task, wanted = config.task, config.preferences
+def _made(
+    config: RewardModelExperiment, tokenizer: Tokenizer, ask: Asker
+) -> tuple[Sequence[Preference], Sequence[Preference]]:
+    task, wanted, seed = config.task, config.preferences, config.task.seed
     train, held_out = examples_of(task, lambda example: ask(example.prompt))
+    symbols = _answers_symbols(train) if config.model.name else _policys_symbols(tokenizer)
+
+    def judge(text: str, example: Example) -> float:
+        # As a policy's response is judged: special tokens in it are not read.
+        return FUNCTIONS[task.verifier](tokenizer.decode(tokenizer.encode(text)), example)
 
     def draw(examples: Sequence[Example], pairs: int, seed: int) -> list[Preference]:
-        return draw_preferences(
-            examples,
-            FUNCTIONS[task.verifier],
-            task.alphabet if config.model.name is None else _symbols(train),
-            pairs=pairs,
-            longest=wanted.response_tokens - 1,
-            seed=seed,
-        )
+        longest = wanted.response_tokens - 1
+        return draw_preferences(examples, judge, symbols, pairs=pairs, longest=longest, seed=seed)
 
     if held_out and wanted.held_out_pairs:
-        return draw(train, wanted.pairs, 2 * task.seed), draw(
-            held_out, wanted.held_out_pairs, 2 * task.seed + 1
-        )
-    return draw(train, wanted.pairs + wanted.held_out_pairs, 2 * task.seed), []
+        return draw(train, wanted.pairs, 2 * seed), draw(held_out, wanted.held_out_pairs, 2 * seed + 1)
+    return draw(train, wanted.pairs + wanted.held_out_pairs, 2 * seed), []
 
 
-def _symbols(examples: Sequence[Example]) -> str:
+def _policys_symbols(tokenizer: Tokenizer) -> list[str]:
+    """Every token that a policy from scratch may write, but what ends a response."""
+    ids = set(range(tokenizer.vocab_size)) - set(tokenizer.eos_ids)
+    return [tokenizer.decode_all([token]) for token in sorted(ids)]
+
+
+def _answers_symbols(examples: Sequence[Example]) -> list[str]:
     """The characters that answers are written in."""
-    return "".join(sorted({symbol for example in examples for symbol in example.answer}))
+    return sorted({symbol for example in examples for symbol in example.answer})
 
 
 def _read(

@@ -13,13 +13,13 @@ MISTAKES = 3
 NONSENSE = 0.5
 """Share of the responses that have nothing to do with the answer."""
 ATTEMPTS = 1000
-"""Pairs of responses in a row that may be worth the same."""
+"""Pairs of responses that are tried for one of unequal worth."""
 
 
 def draw_preferences(
     examples: Sequence[Example],
     judge: Callable[[str, Example], float],
-    symbols: str,
+    symbols: Sequence[str],
     *,
     pairs: int,
     longest: int,
@@ -27,16 +27,16 @@ def draw_preferences(
 ) -> list[Preference]:
     """Pairs of responses to the same prompt; the one that is worth more is the chosen one.
 
-    Each response is, by equal chances, the answer with 0 to 3 mistakes (a symbol replaced, left out or put
-    in), or nonsense of 0 to `longest` symbols: a policy that begins from nothing writes nonsense at first,
-    and what scores it must have seen some.
+    Each response is, by equal chances, the answer with up to `MISTAKES` mistakes, or nonsense of 0 to
+    `longest` symbols: a policy that begins from nothing writes nonsense, and finds whatever its scorer has
+    never seen.
 
     Args:
       examples: prompts and their answers.
       judge: response, example -> what it is worth.
       symbols: what mistakes and nonsense are made of.
       pairs: how many.
-      longest: characters of a response at most.
+      longest: symbols of a response at most, those of an answer being its characters.
       seed: of the draw.
 
     Raises:
@@ -53,36 +53,41 @@ def draw_preferences(
             "be right; allow longer responses"
         )
     draw = random.Random(seed)
-    found: list[Preference] = []
-    since = 0
-    while len(found) < pairs:
+    return [_pair(draw, examples, judge, symbols, longest) for _ in range(pairs)]
+
+
+def _pair(
+    draw: random.Random,
+    examples: Sequence[Example],
+    judge: Callable[[str, Example], float],
+    symbols: Sequence[str],
+    longest: int,
+) -> Preference:
+    for _ in range(ATTEMPTS):
         example = draw.choice(examples)
-        one, other = (_response(draw, example.answer, symbols, longest) for _ in range(2))
+        one, other = ("".join(_response(draw, example.answer, symbols, longest)) for _ in range(2))
         worth, less = judge(one, example), judge(other, example)
         if worth != less:
             chosen, rejected = (one, other) if worth > less else (other, one)
-            found.append(Preference(example.prompt, chosen, rejected))
-        since = 0 if worth != less else since + 1
-        if since == ATTEMPTS:
-            raise ValueError(
-                f"of {ATTEMPTS} pairs of responses, none had one that is worth more than the other: give a "
-                "verifier that tells right answers from wrong ones, and longer responses"
-            )
-    return found
+            return Preference(example.prompt, chosen, rejected)
+    raise ValueError(
+        f"of {ATTEMPTS} pairs of responses, none had one that is worth more than the other: give a verifier "
+        "that tells right answers from wrong ones"
+    )
 
 
-def _response(draw: random.Random, answer: str, symbols: str, longest: int) -> str:
+def _response(draw: random.Random, answer: str, symbols: Sequence[str], longest: int) -> list[str]:
     if draw.random() < NONSENSE:
-        return "".join(draw.choices(symbols, k=draw.randint(0, longest)))
-    text = answer
+        return draw.choices(symbols, k=draw.randint(0, longest))
+    said = list(answer)
     for _ in range(draw.randint(0, MISTAKES)):
-        text = _mistaken(draw, text, symbols)
-    return text[:longest]
+        _mistake(draw, said, symbols)
+    return said[:longest]
 
 
-def _mistaken(draw: random.Random, text: str, symbols: str) -> str:
-    """The text with a symbol replaced, or as often with one left out or put in."""
-    place = draw.randrange(len(text) + 1)
+def _mistake(draw: random.Random, said: list[str], symbols: Sequence[str]) -> None:
+    """Replaces a symbol, or, as often together, leaves one out or puts one in."""
+    place = draw.randrange(len(said) + 1)
     kind = draw.choice(("replaced", "replaced", "left out", "put in"))
-    put = "" if kind == "left out" else draw.choice(symbols)
-    return text[:place] + put + text[place + (kind != "put in") :]
+    put = [] if kind == "left out" else [draw.choice(symbols)]
+    said[place : place + (kind != "put in")] = put

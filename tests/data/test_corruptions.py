@@ -51,3 +51,9 @@ def test_what_cannot_be_drawn_is_a_sentence():
         drawn(longest=2)
     with pytest.raises(ValueError, match="there must be one of each at least"):
         drawn(symbols="")
+
+
+def test_a_symbol_may_be_longer_than_a_character():
+    pairs = drawn(symbols=["a", "<pad>"], longest=3, judge=exact_match)
+    found = [pair.rejected for pair in pairs if "<pad>" in pair.rejected]
+    assert found and all(len(text.replace("<pad>", "_")) <= 3 for text in found)

@@ -17,9 +17,11 @@ from experiments import output, records
 from experiments.config import Experiment, default_config
 from experiments.reading import from_config_dict
 from experiments.resuming import restored_checkpoint
+from experiments.reward_model import scorer
 from experiments.reward_model.setup import build as build_model
 from experiments.setup import build
 from experiments.train import train
+from experiments.trained import unscored
 from gpg_jax.policies.reward import reward
 from gpg_jax.policies.score import Layout
 from gpg_jax.training.checkpoints import best_step, read_checkpoints
@@ -35,14 +37,10 @@ def model(tmp_path_factory):
     return workdir, config
 
 
-def configure(folder: Path, model: Path | None, **changes) -> Experiment:
-    """Words backwards, some of them held out, judged by the places that are right and scored by the model."""
-    rows = [{"question": f"{a}{b}>", "answer": f"{b}{a}"} for a in "abcde" for b in "abcde"]
-    for name, part in (("train", rows[:20]), ("held_out", rows[20:])):
-        (folder / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in part))
+def configure(model: Path | None, **changes) -> Experiment:
+    """Words backwards, judged by the places that are right and scored by the model."""
     config = default_config().to_dict()
-    config["task"] |= {"name": "files", "prompt_tokens": 3, "verifier": "places_right"}
-    config["task"] |= {name: str(folder / f"{name}.jsonl") for name in ("train", "held_out")}
+    config["task"] |= {"prompt_tokens": 3, "verifier": "places_right"}
     config["task"]["rewards"] = {"reward_model": 2.0, "exact": -0.5}
     config["reward_model"] |= {"workdir": None if model is None else str(model), "batch": 24}
     config["model"] |= {"width": 16, "heads": 2, "head_dim": 8, "mlp_width": 16}
@@ -54,7 +52,6 @@ def configure(folder: Path, model: Path | None, **changes) -> Experiment:
         "kl_estimator": "k1",
     }
     config["schedule"] |= {"steps": STEPS, "prompts": 8, "group": 4}
-    config["evaluation"] |= {"batch": 8, "samples": 0}
     config["output"] |= {"rollouts": 1, "transcripts": 32}
     for key, value in changes.items():
         section, _, name = key.rpartition("__")
@@ -65,8 +62,8 @@ def configure(folder: Path, model: Path | None, **changes) -> Experiment:
 @pytest.fixture(scope="module")
 def finished(model, tmp_path_factory):
     folder = tmp_path_factory.mktemp("policy")
-    config = configure(folder, model[0])
-    with (folder / "screen").open("w") as screen:
+    config = configure(model[0])
+    with tiny.one_device(), (folder / "screen").open("w") as screen:
         train(config, folder / "w", Console(file=screen, width=200))
     return folder / "w", (folder / "screen").read_text()
 
@@ -96,12 +93,6 @@ def test_the_reward_is_the_normalised_score(model, finished):
     assert found.std() > 0.01
 
 
-def test_held_out_responses_are_scored_too(finished):
-    rows = list(records.read(finished[0] / output.EVALUATIONS))
-    assert {row["step"] for row in rows} == {0, STEPS} and len({row["reward"] for row in rows}) > 2
-    assert {row["outcome"] for row in rows} <= {0, 0.5, 1}
-
-
 def test_a_model_that_is_not_finished_is_refused_but_by_its_number(model, tmp_path):
     workdir = tmp_path / "w"
     shutil.copytree(model[0], workdir)
@@ -109,59 +100,74 @@ def test_a_model_that_is_not_finished_is_refused_but_by_its_number(model, tmp_pa
     sentence = r"has been trained for 4 of its 6 updates: let it finish .* reward_model.checkpoint"
     for checkpoint in ("best", "latest"):
         with pytest.raises(ValueError, match=sentence):
-            build(configure(tmp_path, workdir, reward_model__checkpoint=checkpoint))
-    setup = build(configure(tmp_path, workdir, reward_model__checkpoint="4", reward_model__normalise=False))
+            build(configure(workdir, reward_model__checkpoint=checkpoint))
+    setup = build(configure(workdir, reward_model__checkpoint="4", reward_model__normalise=False))
     assert "update 4 of" in setup.scorer().summary and "taken as they are" in setup.scorer().summary
     assert setup.scorer() is setup.scorer()
-    missing = build(configure(tmp_path, workdir, reward_model__checkpoint="5"))
+    missing = build(configure(workdir, reward_model__checkpoint="5"))
     with pytest.raises(ValueError, match="there is no checkpoint 5 in"):
         missing.scorer()
 
 
-def test_a_model_that_has_learnt_nothing_scores_nothing(tmp_path, monkeypatch):
-    workdir = tmp_path / "w"
-    monkeypatch.setattr(
-        "experiments.reward_model.run.statistics", lambda run, params: {"mean": 0.25, "std": 0.0}
-    )
-    tiny.run(tiny.configure(schedule__steps=1), workdir)
-    setup = build(configure(tmp_path, workdir))
-    with pytest.raises(ValueError, match="gives every response the reward 0.25: it has learnt nothing"):
+def test_a_model_that_has_learnt_nothing_scores_nothing(model, monkeypatch):
+    def restore_untrained(*arguments):
+        restored = restored_checkpoint(*arguments)
+        return restored._replace(host=restored.host | {"statistics": {"mean": 0.25, "std": 0.0}})
+
+    monkeypatch.setattr(scorer, "restored_checkpoint", restore_untrained)
+    setup = build(configure(model[0]))
+    with pytest.raises(ValueError, match=r"gives every response the reward 0\.25: it has learnt nothing"):
         setup.scorer()
+
+
+def test_rows_longer_than_the_model_has_positions_are_refused(model, tmp_path):
+    workdir = tmp_path / "w"
+    shutil.copytree(model[0], workdir)
+    known = json.loads((workdir / "model.json").read_text())
+    known["architecture"]["max_length"] = 6
+    (workdir / "model.json").write_text(json.dumps(known))
+    with pytest.raises(ValueError, match=r"is 7, and the positions of the reward model in .* for 6 tokens"):
+        build(configure(workdir))
 
 
 SENTENCES = {
     "other tokens": (dict(task__alphabet="abcdef>"), "reads other tokens than the policy writes"),
-    "long rows": (dict(sampling__new_tokens=2046), "the positions of the reward model in .* for 2048 tokens"),
     "batch": (dict(reward_model__batch=12), "reward_model.batch is 12, .* choose a multiple of 8"),
     "not among the rewards": (
         dict(task__rewards={}),
         r"nothing is scored by it: give task.rewards.reward_model",
     ),
-    "checkpoint": (dict(reward_model__checkpoint="first"), "reward_model.checkpoint is 'first'; take best"),
+    "checkpoint": (dict(reward_model__checkpoint="first"), r"reward_model.checkpoint is 'first'; it is best"),
     "a verifier": (dict(task__verifier="reward_model"), "there is no verifier or reward 'reward_model'"),
 }
 
 
 @pytest.mark.parametrize(("changes", "sentence"), SENTENCES.values(), ids=SENTENCES)
-def test_a_mistake_is_a_sentence(model, tmp_path, changes, sentence):
+def test_a_mistake_is_a_sentence(model, changes, sentence):
     with pytest.raises(ValueError, match=sentence):
-        build(configure(tmp_path, model[0], **changes))
+        build(configure(model[0], **changes))
+
+
+def test_a_model_that_is_gone_is_not_missed_where_nothing_is_scored(tmp_path):
+    config = configure(tmp_path / "gone")
+    with pytest.raises(ValueError, match="no run was started there"):
+        build(config)
+    setup = build(unscored(config))
+    assert setup.scorer is None and setup.config.task.rewards == {"exact": -0.5}
 
 
 def test_a_folder_of_something_else_is_no_model(finished, tmp_path):
     with pytest.raises(
         ValueError, match=r"is not the folder of a reward model; experiments.train_reward_model"
     ):
-        build(configure(tmp_path, finished[0]))
+        build(configure(finished[0]))
     with pytest.raises(ValueError, match=r"has no config.json: no run was started there"):
-        build(configure(tmp_path, tmp_path))
+        build(configure(tmp_path))
     with pytest.raises(ValueError, match=r"task.rewards has 'reward_model': give reward_model.workdir"):
-        configure(tmp_path, None)
+        configure(None)
 
 
-def test_the_model_may_lie_on_one_device_and_the_policy_on_another_mesh(model, tmp_path):
+def test_the_model_may_lie_on_any_mesh(model):
     """The same scores, whatever the mesh of the policy's run."""
-    summaries = [
-        build(configure(tmp_path, model[0], mesh=mesh)).scorer().summary for mesh in ((-1, 1, 1), (2, 2, 2))
-    ]
+    summaries = [build(configure(model[0], mesh=mesh)).scorer().summary for mesh in ((-1, 1, 1), (2, 2, 2))]
     assert summaries[0] == summaries[1] and re.search(r"rewards -?\d\.\d+ ± \d", summaries[0])
