@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 from experiments.functions import FUNCTIONS
-from experiments.reward_model.experiment import PreferencesConfig, RewardModelExperiment
+from experiments.reward_model.experiment import RewardModelExperiment
 from experiments.tasks import Asker, examples_of
 from gpg_jax.data.corruptions import draw_preferences
 from gpg_jax.data.examples import Example
@@ -41,30 +41,32 @@ def load_preferences(config: RewardModelExperiment, tokenizer: Tokenizer, ask: A
     Raises:
       ValueError: whatever is wrong with them, in a sentence.
     """
-    wanted, budget = config.preferences, config.task.prompt_tokens
+    wanted = config.preferences
 
     def encode(pair: Preference) -> PairTokens:
         chosen, rejected = (_response(tokenizer, text, wanted.end) for text in (pair.chosen, pair.rejected))
         return PairTokens(ask(pair.prompt), chosen, rejected, pair.margin)
 
+    def fitting(read: Preferences, source: str) -> Preferences:
+        return _fitting(read, source, config, encode)
+
     if wanted.train is None:
-        train, held_out = _made(config, tokenizer, ask)
-        summary = f"{len(train):,} made of {config.task.name}"
+        source, (train, held_out) = config.task.name, _made(config, tokenizer, ask)
     else:
-        read = {path: _read(path, wanted, encode, budget) for path in (wanted.train, wanted.held_out) if path}
-        train, held_out = read[wanted.train].rows, []
+        source, train = wanted.train, read_preferences(wanted.train, drop_equal=wanted.drop_unfit)
+        held_out = None
         if wanted.held_out is not None:
-            held_out = read[wanted.held_out].rows
-        summary = f"{len(train):,} of {wanted.train}"
-        if left := sum(part.equal for part in read.values()):
-            summary += f", {left:,} left out as unfit"
-    if wanted.held_out is None and not held_out:
-        train, held_out = hold_out(train, wanted.held_out_pairs, config.task.seed)
-        summary = f"{summary}, {len(held_out):,} of them held out"
+            held_out = read_preferences(wanted.held_out, drop_equal=wanted.drop_unfit)
+    own, unfit = fitting(train, source)
+    if held_out is None:
+        kept, held = hold_out(own, wanted.held_out_pairs, config.task.seed)
     else:
-        summary = f"{summary}, and {len(held_out):,} held out"
-    batches = loader(train, batch_size=config.schedule.pairs, seed=config.seed, words=words)
-    return PreferenceData(batches, train, held_out, encode, summary)
+        kept, (held, more) = own, fitting(held_out, wanted.held_out or source)
+        unfit += more
+    summary = f"{len(kept):,} of {source}, and {len(held):,} held out"
+    summary += f"; {unfit:,} left out as unfit" if unfit else ""
+    batches = loader(kept, batch_size=config.schedule.pairs, seed=config.seed, words=words)
+    return PreferenceData(batches, kept, held, encode, summary)
 
 
 def hold_out(
@@ -113,7 +115,8 @@ def words(pair: Preference) -> Any:
 
 def _made(
     config: RewardModelExperiment, tokenizer: Tokenizer, ask: Asker
-) -> tuple[Sequence[Preference], Sequence[Preference]]:
+) -> tuple[Preferences, Preferences | None]:
+    """Pairs that are made, and those of the task's held-out examples, where it has any."""
     task, wanted, seed = config.task, config.preferences, config.task.seed
     train, held_out = examples_of(task, lambda example: ask(example.prompt))
     symbols = _answers_symbols(train) if config.model.name else _policys_symbols(tokenizer)
@@ -122,13 +125,14 @@ def _made(
         # As a policy's response is judged: special tokens in it are not read.
         return FUNCTIONS[task.verifier](tokenizer.decode(tokenizer.encode(text)), example)
 
-    def draw(examples: Sequence[Example], pairs: int, seed: int) -> list[Preference]:
+    def draw(examples: Sequence[Example], pairs: int, seed: int) -> Preferences:
         longest = wanted.response_tokens - 1
-        return draw_preferences(examples, judge, symbols, pairs=pairs, longest=longest, seed=seed)
+        drawn = draw_preferences(examples, judge, symbols, pairs=pairs, longest=longest, seed=seed)
+        return Preferences(drawn, 0)
 
     if held_out and wanted.held_out_pairs:
         return draw(train, wanted.pairs, 2 * seed), draw(held_out, wanted.held_out_pairs, 2 * seed + 1)
-    return draw(train, wanted.pairs + wanted.held_out_pairs, 2 * seed), []
+    return draw(train, wanted.pairs + wanted.held_out_pairs, 2 * seed), None
 
 
 def _policys_symbols(tokenizer: Tokenizer) -> list[str]:
@@ -142,20 +146,23 @@ def _answers_symbols(examples: Sequence[Example]) -> list[str]:
     return sorted({symbol for example in examples for symbol in example.answer})
 
 
-def _read(
-    path: str, wanted: PreferencesConfig, encode: Callable[[Preference], PairTokens], budget: int
+def _fitting(
+    read: Preferences,
+    source: str,
+    config: RewardModelExperiment,
+    encode: Callable[[Preference], PairTokens],
 ) -> Preferences:
-    """The preferences of a file that are within the budgets, and how many of it are not fit."""
-    read = read_preferences(path, drop_equal=wanted.drop_unfit)
-    rows = [pair for pair in read.rows if fits(encode(pair), budget, wanted.response_tokens)]
+    """The pairs that are within the budgets; others are an error, or counted."""
+    prompt, response = config.task.prompt_tokens, config.preferences.response_tokens
+    rows = [pair for pair in read.rows if fits(encode(pair), prompt, response)]
     long = len(read.rows) - len(rows)
-    if long and not (wanted.drop_unfit and rows):
+    if long and not (config.preferences.drop_unfit and rows):
         raise ValueError(
-            f"{long} of the {len(read.rows)} preferences of {path} are longer than task.prompt_tokens="
-            f"{budget} or preferences.response_tokens={wanted.response_tokens}: raise them, or leave those "
-            "out with preferences.drop_unfit"
+            f"{long} of the {len(read.rows)} preferences of {source} are longer than task.prompt_tokens="
+            f"{prompt} or preferences.response_tokens={response}: raise them, or leave those out with "
+            "preferences.drop_unfit"
         )
-    return Preferences(rows, read.equal + long)
+    return Preferences(rows, read.left_out + long)
 
 
 def _response(tokenizer: Tokenizer, text: str, end: str | None) -> list[int]:

@@ -25,8 +25,7 @@ class PreferencesConfig:
       response_tokens: budget of a response, its end included.
       end: text that ends a response, where `sampling.stop` ends the policy's; None for the end-of-sequence
         token.
-      drop_unfit: whether pairs of a file that are equal or longer than the budgets are left out; otherwise an
-        error.
+      drop_unfit: whether pairs that are equal or longer than the budgets are left out; otherwise an error.
       centring: weight of (r_w + r_l)², which draws rewards to 0.
     """
 

@@ -1,4 +1,4 @@
-"""Preferences that are made: right answers with mistakes in them, and nonsense, compared by a verifier."""
+"""Preferences that are made: answers with mistakes in them, and nonsense, compared by a verifier."""
 
 from __future__ import annotations
 
@@ -8,10 +8,12 @@ from collections.abc import Callable, Sequence
 from gpg_jax.data.examples import Example
 from gpg_jax.data.preference_pairs import Preference
 
-MISTAKES = 3
+MISTAKES = 2
 """In an answer at most."""
-NONSENSE = 0.5
+NONSENSE = 0.25
 """Share of the responses that have nothing to do with the answer."""
+ALIKE = 0.8
+"""Share of the pairs whose second response is the first with a mistake more."""
 ATTEMPTS = 1000
 """Pairs of responses that are tried for one of unequal worth."""
 
@@ -27,9 +29,9 @@ def draw_preferences(
 ) -> list[Preference]:
     """Pairs of responses to the same prompt; the one that is worth more is the chosen one.
 
-    Each response is, by equal chances, the answer with up to `MISTAKES` mistakes, or nonsense of 0 to
-    `longest` symbols: a policy that begins from nothing writes nonsense, and finds whatever its scorer has
-    never seen.
+    A response is the answer with some mistakes, or nonsense of 0 to `longest` symbols: a policy that begins
+    from nothing writes nonsense, and finds what its scorer has never seen. The other one is most often the
+    same with a mistake more, so that a pair tells what the mistake was.
 
     Args:
       examples: prompts and their answers.
@@ -65,10 +67,15 @@ def _pair(
 ) -> Preference:
     for _ in range(ATTEMPTS):
         example = draw.choice(examples)
-        one, other = ("".join(_response(draw, example.answer, symbols, longest)) for _ in range(2))
-        worth, less = judge(one, example), judge(other, example)
+        one = _response(draw, example.answer, symbols, longest)
+        if draw.random() < ALIKE:
+            other = _mistaken(draw, one, symbols)[:longest]
+        else:
+            other = _response(draw, example.answer, symbols, longest)
+        texts = "".join(one), "".join(other)
+        worth, less = (judge(text, example) for text in texts)
         if worth != less:
-            chosen, rejected = (one, other) if worth > less else (other, one)
+            chosen, rejected = texts if worth > less else texts[::-1]
             return Preference(example.prompt, chosen, rejected)
     raise ValueError(
         f"of {ATTEMPTS} pairs of responses, none had one that is worth more than the other: give a verifier "
@@ -81,13 +88,13 @@ def _response(draw: random.Random, answer: str, symbols: Sequence[str], longest:
         return draw.choices(symbols, k=draw.randint(0, longest))
     said = list(answer)
     for _ in range(draw.randint(0, MISTAKES)):
-        _mistake(draw, said, symbols)
+        said = _mistaken(draw, said, symbols)
     return said[:longest]
 
 
-def _mistake(draw: random.Random, said: list[str], symbols: Sequence[str]) -> None:
-    """Replaces a symbol, or, as often together, leaves one out or puts one in."""
+def _mistaken(draw: random.Random, said: Sequence[str], symbols: Sequence[str]) -> list[str]:
+    """The symbols with one replaced, or, as often together, with one left out or put in."""
     place = draw.randrange(len(said) + 1)
     kind = draw.choice(("replaced", "replaced", "left out", "put in"))
     put = [] if kind == "left out" else [draw.choice(symbols)]
-    said[place : place + (kind != "put in")] = put
+    return [*said[:place], *put, *said[place + (kind != "put in") :]]

@@ -40,11 +40,11 @@ class Preferences(NamedTuple):
 
     Attributes:
       rows: preferences.
-      equal: how many more compared a response with itself.
+      left_out: how many rows were not fit.
     """
 
     rows: list[Preference]
-    equal: int
+    left_out: int
 
 
 class PairTokens(NamedTuple):

@@ -43,7 +43,7 @@ FORMS = {
 @pytest.mark.parametrize(("row", "prompt"), FORMS.values(), ids=FORMS)
 def test_the_forms_of_public_sets_are_read(tmp_path, row, prompt):
     found = read_preferences(written(tmp_path, row | {"margin": 2, "source": "x"}))
-    assert found.rows == [Preference(prompt, "4", "5", 2.0)] and found.equal == 0
+    assert found.rows == [Preference(prompt, "4", "5", 2.0)] and found.left_out == 0
 
 
 PAIR = {"prompt": "a", "chosen": "b", "rejected": "c"}
@@ -87,7 +87,7 @@ def test_no_file_and_nothing_in_it(tmp_path):
 def test_equal_answers_are_counted_where_they_are_left_out(tmp_path):
     path = written(tmp_path, PAIR, PAIR | {"rejected": "b"}, PAIR | {"chosen": "c"})
     found = read_preferences(path, drop_equal=True)
-    assert [row.rejected for row in found.rows] == ["c"] and found.equal == 2
+    assert [row.rejected for row in found.rows] == ["c"] and found.left_out == 2
 
 
 def test_rows_are_laid_out_and_filled_up():

@@ -53,7 +53,7 @@ def untimed(workdir: Path) -> list[dict]:
 
 def test_what_is_printed(finished):
     _, _, screen = finished
-    assert "6 of 16 pairs, 0.9" in screen and "made of reversal" in screen
+    assert "6 of 16 pairs, 0.9" in screen and "of reversal, and " in screen
     assert re.fullmatch(r"held-out accuracy: \d\.\d{3} → \d\.\d{3}", screen.splitlines()[-1])
     assert re.search(r"update 3, held-out: \S+ \[\S+, \S+\] of \d+ pairs of \d+ prompts in the right", screen)
 
@@ -160,7 +160,7 @@ def test_files_are_read_split_by_prompt_and_encoded(tmp_path):
     path = write_pairs(tmp_path / "pairs.jsonl")
     found = loaded(tiny.configure(preferences__train=path, preferences__held_out_pairs=4))
     assert (len(found.train), len(found.held_out)) == (20, 4)
-    assert found.summary == f"24 of {path}, 4 of them held out"
+    assert found.summary == f"20 of {path}, and 4 held out"
     tokenizer, _ = load_asker(tiny.configure().model, tiny.configure().task)
     pair = found.encode(Preference("ab>", "ba", "a"))
     assert tokenizer.decode_all(pair.chosen) == "ba<eos>" and tokenizer.decode_all(pair.prompt) == "ab>"
