@@ -1,4 +1,4 @@
-"""A policy learns to write three symbols backwards from a reward model's scores, held near its reference.
+"""A policy learns to write two symbols backwards from a reward model's scores, held near its reference.
 
     python -m experiments.train_reward_model --config=configs/reward_model.py --workdir=runs/reward_model
     python -m experiments.train --config=configs/rlhf.py:METHOD --workdir=runs/rlhf \\
@@ -21,11 +21,10 @@ def get_config(method: str = "rloo") -> ConfigDict:
     """The outcome, which nothing is trained on, is the fraction of places that are right."""
     config = default_config()
     config.task.name = "reversal"
-    config.task.symbols = 3
     config.task.verifier = "places_right"
     config.task.rewards = ConfigDict({NAME: 1.0})
-    config.task.prompt_tokens = 4
-    config.sampling.new_tokens = 5
+    config.task.prompt_tokens = 3
+    config.sampling.new_tokens = 4
     config.method.name = method
     config.method.kl_placement = "reward"
     config.method.kl_estimator = "k1"
@@ -33,10 +32,10 @@ def get_config(method: str = "rloo") -> ConfigDict:
     config.method.truncated_reward = -3.0
     config.optimizer.learning_rate = 1e-3
     config.optimizer.decay = "cosine"
-    config.schedule.steps = 1000
+    config.schedule.steps = 400
     config.schedule.prompts = 16
     config.schedule.group = 8
     config.reward_model.batch = 128
     config.checkpoint.every = 100
-    config.output.rollouts = 500
+    config.output.rollouts = 100
     return config

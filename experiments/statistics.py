@@ -54,28 +54,27 @@ def accuracy(correct: np.ndarray) -> Accuracy:
     return _with_interval(correct, correct.size)
 
 
-def clustered(correct: np.ndarray, cluster: np.ndarray) -> tuple[float, float, float]:
-    """The mean, and Wilson's interval as of `accuracy`, where prompts have as many samples as it happens.
+def clustered(outcomes: np.ndarray, cluster: np.ndarray) -> tuple[float, float, float]:
+    """The mean, and Wilson's interval as of `score`, where prompts have as many samples as it happens.
 
     V = Σ_c (Σ_{i ∈ c} (x_i − p))² / N², which is that of `accuracy` where all clusters are of one size.
 
     Args:
-      correct: `[N]`, 1 for correct and 0 for wrong.
+      outcomes: `[N]`, from 0 to 1.
       cluster: `[N]`, which are no independent draws of each other.
 
     Returns:
       Mean, lower and upper end.
 
     Raises:
-      ValueError: no samples, or values other than 0 and 1.
+      ValueError: no samples, or values outside of 0 to 1.
     """
-    correct = _samples(np.asarray(correct)[:, None])[:, 0]
-    if not np.isin(correct, (0.0, 1.0)).all():
-        raise ValueError("an accuracy is a mean of zeros and ones")
-    mean = float(correct.mean())
+    outcomes = _within(_samples(np.asarray(outcomes)[:, None]))[:, 0]
+    mean = float(outcomes.mean())
     _, place = np.unique(cluster, return_inverse=True)
-    variance = float(np.square(np.bincount(place, correct - mean)).sum()) / correct.size**2
-    return mean, *wilson(mean, _effective(mean, variance, int(place.max()) + 1, correct.size, correct.size))
+    variance = float(np.square(np.bincount(place, outcomes - mean)).sum()) / outcomes.size**2
+    clusters = int(place.max()) + 1
+    return mean, *wilson(mean, _effective(mean, variance, clusters, outcomes.size, _most(outcomes)))
 
 
 def score(outcomes: np.ndarray) -> Accuracy:
@@ -89,12 +88,21 @@ def score(outcomes: np.ndarray) -> Accuracy:
     Raises:
       ValueError: no samples, or values outside of 0 to 1.
     """
-    outcomes = _samples(outcomes)
+    outcomes = _within(_samples(outcomes))
+    return _with_interval(outcomes, _most(outcomes))
+
+
+def _within(outcomes: np.ndarray) -> np.ndarray:
     if not ((outcomes >= 0) & (outcomes <= 1)).all():
         raise ValueError(
             f"a score is a mean of outcomes from 0 to 1, got {outcomes.min():g} to {outcomes.max():g}"
         )
-    return _with_interval(outcomes, outcomes.size if np.isin(outcomes, (0.0, 1.0)).all() else math.inf)
+    return outcomes
+
+
+def _most(outcomes: np.ndarray) -> float:
+    """What n* is at most."""
+    return outcomes.size if np.isin(outcomes, (0.0, 1.0)).all() else math.inf
 
 
 def _samples(outcomes: np.ndarray) -> np.ndarray:

@@ -29,7 +29,10 @@ def trained_config(workdir: Path, mesh: Sequence[str]) -> Experiment:
     Raises:
       ValueError: no run there, or no mesh.
     """
-    trained = from_config_dict(Experiment, read_workdir(workdir))
+    given = read_workdir(workdir)
+    if "preferences" in given:
+        raise ValueError(f"workdir {str(workdir)!r} is the folder of a reward model, not of a policy")
+    trained = from_config_dict(Experiment, given)
     try:
         return dataclasses.replace(trained, mesh=tuple(int(size) for size in mesh))
     except ValueError as error:

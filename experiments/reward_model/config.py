@@ -16,7 +16,8 @@ class RewardModelConfig:
 
     Attributes:
       workdir: of its run; None for none.
-      checkpoint: "best", by held-out accuracy, "latest", or the number of a step.
+      checkpoint: "best", by held-out accuracy, or by its loss where nothing is held out; "latest", or the
+        number of an update.
       normalise: whether scores have mean 0 and standard deviation 1 on the pairs that it was trained on.
       batch: rows that are scored at once.
     """

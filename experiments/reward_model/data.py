@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import random
 from collections.abc import Callable, Sequence
@@ -59,7 +60,8 @@ def load_preferences(config: RewardModelExperiment, tokenizer: Tokenizer, ask: A
             held_out = read_preferences(wanted.held_out, drop_equal=wanted.drop_unfit)
     own, unfit = fitting(train, source)
     if held_out is None:
-        kept, held = hold_out(own, wanted.held_out_pairs, config.task.seed)
+        key = prompt_key if wanted.held_out_by == "prompts" else pair_key
+        kept, held = hold_out(own, wanted.held_out_pairs, config.task.seed, key)
     else:
         kept, (held, more) = own, fitting(held_out, wanted.held_out or source)
         unfit += more
@@ -70,37 +72,38 @@ def load_preferences(config: RewardModelExperiment, tokenizer: Tokenizer, ask: A
 
 
 def hold_out(
-    pairs: Sequence[Preference], count: int, seed: int
+    pairs: Sequence[Preference], count: int, seed: int, key: Callable[[Preference], str]
 ) -> tuple[Sequence[Preference], Sequence[Preference]]:
-    """Training set and held-out set without a prompt in common.
+    """Training set and held-out set without a key in common.
 
     Args:
       pairs: all of them.
       count: held out at least; 0 for none.
-      seed: of the choice of prompts.
+      seed: of the choice of keys.
+      key: what pairs have in common that are held out together.
 
     Raises:
       ValueError: no pairs are left to train on.
     """
     own: dict[str, list[Preference]] = {}
     for pair in pairs:
-        own.setdefault(prompt_key(pair), []).append(pair)
-    prompts = list(own)
-    random.Random(seed).shuffle(prompts)
-    taken: set[str] = set()
-    held = 0
-    for prompt in prompts:
-        if held >= count:
-            break
-        taken.add(prompt)
-        held += len(own[prompt])
-    if held == len(pairs):
+        own.setdefault(key(pair), []).append(pair)
+    keys = list(own)
+    random.Random(seed).shuffle(keys)
+    sizes = itertools.accumulate((len(own[name]) for name in keys), initial=0)
+    taken = {name for name, before in zip(keys, sizes, strict=False) if before < count}
+    if len(taken) == len(own):
         raise ValueError(
-            f"preferences.held_out_pairs is {count}, and all pairs of a prompt are held out together: of "
-            f"{len(pairs)} pairs of {len(own)} prompts none would be left to train on"
+            f"preferences.held_out_pairs is {count}: of {len(pairs)} pairs in {len(own)} parts, each of "
+            "which is held out whole, none would be left to train on"
         )
-    kept = [pair for pair in pairs if prompt_key(pair) not in taken]
-    return kept, [pair for pair in pairs if prompt_key(pair) in taken]
+    kept = [pair for pair in pairs if key(pair) not in taken]
+    return kept, [pair for pair in pairs if key(pair) in taken]
+
+
+def pair_key(pair: Preference) -> str:
+    """What two pairs have in common that are the same."""
+    return json.dumps(words(pair))
 
 
 def prompt_key(pair: Preference) -> str:

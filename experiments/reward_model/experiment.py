@@ -8,7 +8,7 @@ import math
 from ml_collections import config_dict
 
 from experiments.config import CheckpointConfig, ModelConfig, OptimizerConfig, TaskConfig
-from experiments.config_checks import at_least
+from experiments.config_checks import at_least, one_of
 from experiments.reading import flatten, to_config_dict
 
 
@@ -21,7 +21,9 @@ class PreferencesConfig:
         examples of task.name, see `gpg_jax.data.corruptions`, and task.verifier says which response is
         better.
       pairs: that are made, those held out besides.
-      held_out_pairs: that are held out where no file has them: all pairs of some prompts, and of no other.
+      held_out_pairs: that are held out where no file has them.
+      held_out_by: what is held out of them: whole "prompts", of which no pair is trained on, or single
+        "pairs", where the policy will be asked the same prompts.
       response_tokens: budget of a response, its end included.
       end: text that ends a response, where `sampling.stop` ends the policy's; None for the end-of-sequence
         token.
@@ -33,6 +35,7 @@ class PreferencesConfig:
     held_out: str | None = None
     pairs: int = 2000
     held_out_pairs: int = 200
+    held_out_by: str = "prompts"
     response_tokens: int = 16
     end: str | None = None
     drop_unfit: bool = False
@@ -43,6 +46,7 @@ class PreferencesConfig:
         at_least("preferences.held_out_pairs", self.held_out_pairs, 0)
         at_least("preferences.response_tokens", self.response_tokens, 2)
         at_least("preferences.centring", self.centring, 0)
+        one_of("preferences.held_out_by", self.held_out_by, ("prompts", "pairs"))
         if self.held_out is not None and self.train is None:
             raise ValueError("preferences.held_out is a file: give preferences.train, a file too")
 

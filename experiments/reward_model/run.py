@@ -23,7 +23,7 @@ from experiments.reward_model.setup import RewardSetup, first_state
 from experiments.statistics import clustered
 from gpg_jax.data.preference_pairs import Pairs, Preference, lay_out_pairs
 from gpg_jax.losses.metrics import reduce
-from gpg_jax.losses.preferences import pair_weights, preference_loss
+from gpg_jax.losses.preferences import ordered, pair_weights, preference_loss
 from gpg_jax.training.checkpoints import Checkpoints, save
 from gpg_jax.training.processes import is_first
 from gpg_jax.training.reward_model import (
@@ -167,7 +167,8 @@ def measure_held_out(run: Run, step: int, params: Params) -> None:
     if not pairs:
         return
     rewards = rewards_of(run, params, pairs)
-    mean, low, high = clustered(rewards[:, 0] > rewards[:, 1], np.array([prompt_key(pair) for pair in pairs]))
+    prompts = np.array([prompt_key(pair) for pair in pairs])
+    mean, low, high = clustered(np.asarray(ordered(rewards[:, 0] - rewards[:, 1])), prompts)
     margins = np.array([pair.margin for pair in pairs], np.float32)
     there = np.ones(len(pairs), bool)
     loss, seen = preference_loss(
@@ -177,11 +178,10 @@ def measure_held_out(run: Run, step: int, params: Params) -> None:
     found = {name: mean, f"{name}_low": low, f"{name}_high": high, "held_out/loss": float(loss)}
     found |= {f"held_out/{key}": float(value) for key, value in reduce(seen).items() if key != "accuracy"}
     out.write_metrics(run.output, step, found)
-    prompts = len({prompt_key(pair) for pair in pairs})
     say(
         run.console,
-        f"update {step}, held-out: {mean:.3f} [{low:.3f}, {high:.3f}] of {len(pairs)} pairs of {prompts} "
-        "prompts in the right order (95%, by prompt)",
+        f"update {step}, held-out: {mean:.3f} [{low:.3f}, {high:.3f}] of {len(pairs)} pairs of "
+        f"{len(set(prompts))} prompts in the right order (95%, by prompt)",
     )
     run.accuracies[str(step)] = mean
 

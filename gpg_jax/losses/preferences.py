@@ -42,6 +42,11 @@ def pair_weights(mask: Array) -> Array:
     return mask / jnp.maximum(jnp.sum(mask, dtype=jnp.float32), 1)
 
 
+def ordered(difference: Array) -> Array:
+    """1 where r_w − r_l is above 0, ½ where it is 0, else 0."""
+    return jnp.heaviside(difference, 0.5)
+
+
 def preference_loss(
     rewards: Array, mask: Array, weights: Array, margin: Array | float = 0.0, centring: float = 0.0
 ) -> tuple[Array, Metrics]:
@@ -52,7 +57,7 @@ def preference_loss(
 
     The metrics are over the pairs that there are:
 
-    - `accuracy`: fraction whose chosen response has the larger reward; equal rewards order nothing.
+    - `accuracy`: fraction whose chosen response has the larger reward, half of those whose rewards are equal.
     - `margin`: r_w − r_l.
     - `reward`: of both responses.
 
@@ -72,7 +77,7 @@ def preference_loss(
     cost = bradley_terry(difference, margin) + centring * jnp.square(chosen + rejected)
     count = jnp.sum(mask, dtype=jnp.float32)
     metrics: Metrics = {
-        "accuracy": (masked_sum(difference > 0, mask), count),
+        "accuracy": (masked_sum(ordered(difference), mask), count),
         "margin": (masked_sum(difference, mask), count),
         "reward": (masked_sum((chosen + rejected) / 2, mask), count),
     }

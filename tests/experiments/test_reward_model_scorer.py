@@ -21,7 +21,7 @@ from experiments.reward_model import scorer
 from experiments.reward_model.setup import build as build_model
 from experiments.setup import build
 from experiments.train import train
-from experiments.trained import unscored
+from experiments.trained import trained_config, unscored
 from gpg_jax.policies.reward import reward
 from gpg_jax.policies.score import Layout
 from gpg_jax.training.checkpoints import best_step, read_checkpoints
@@ -154,6 +154,11 @@ def test_a_model_that_is_gone_is_not_missed_where_nothing_is_scored(tmp_path):
         build(config)
     setup = build(unscored(config))
     assert setup.scorer is None and setup.config.task.rewards == {"exact": -0.5}
+
+
+def test_a_model_is_no_policy(model):
+    with pytest.raises(ValueError, match=r"is the folder of a reward model, not of a policy"):
+        trained_config(model[0], ("-1", "1", "1"))
 
 
 def test_a_folder_of_something_else_is_no_model(finished, tmp_path):

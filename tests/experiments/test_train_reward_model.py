@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import re
 import signal
@@ -18,11 +19,15 @@ from commands import one_device
 from rich.console import Console
 from tiny_chat import tiny_chat_model
 
+from configs import reward_model, rlhf
 from experiments import command_line, output, records
 from experiments import train_reward_model as program
+from experiments.config import Experiment
+from experiments.reading import from_config_dict
 from experiments.resuming import restored_checkpoint
 from experiments.reward_model import run as run_program
-from experiments.reward_model.data import hold_out, load_preferences, prompt_key
+from experiments.reward_model.data import hold_out, load_preferences, pair_key, prompt_key, words
+from experiments.reward_model.experiment import RewardModelExperiment
 from experiments.reward_model.run import rewards_of, statistics
 from experiments.reward_model.setup import build, model_from_json, model_to_json
 from experiments.statistics import accuracy, clustered, wilson
@@ -70,7 +75,7 @@ def test_metrics_have_what_is_watched(finished):
     for line in measured:
         assert line["held_out/pairs_low"] <= line["held_out/pairs"] <= line["held_out/pairs_high"]
     np.testing.assert_allclose(measured[0]["held_out/loss"], np.log(2), rtol=1e-6)  # all rewards are 0
-    assert measured[0]["held_out/pairs"] == 0  # and order nothing
+    assert measured[0]["held_out/pairs"] == 0.5  # and order nothing
     assert (workdir / "report.png").read_bytes().startswith(b"\x89PNG")
 
 
@@ -239,6 +244,7 @@ SENTENCES = {
     ),
     "no file": (dict(preferences__train="none.jsonl"), "there is no file none.jsonl"),
     "held out alone": (dict(preferences__held_out="x.jsonl"), "give preferences.train, a file too"),
+    "a split": (dict(preferences__held_out_by="rows"), "held_out_by is 'rows'; it must be 'prompts' or"),
     "centring": (dict(preferences__centring=-1.0), "preferences.centring is -1.0; it must be at least 0"),
     "no number": (dict(preferences__centring=float("inf")), "preferences.centring is inf; it must be finite"),
 }
@@ -250,13 +256,17 @@ def test_a_mistake_is_a_sentence(changes, sentence):
         build(tiny.configure(**changes))
 
 
-def test_a_prompt_is_held_out_whole():
-    pairs = [Preference(prompt, str(n), "x") for n, prompt in enumerate("aaabbc")]
-    for seed in range(5):
-        train, held = hold_out(pairs, 2, seed)
-        assert len(held) >= 2 and not {pair.prompt for pair in train} & {pair.prompt for pair in held}
-        assert sorted(train + held, key=pairs.index) == pairs
-    assert hold_out(pairs, 0, 0) == (pairs, [])
+def test_what_is_held_out_is_held_out_whole():
+    pairs = [Preference(prompt, str(n // 2), "x") for n, prompt in enumerate("aaabbc")]
+    for key in (prompt_key, pair_key):
+        for seed in range(5):
+            train, held = hold_out(pairs, 2, seed, key)
+            assert len(held) >= 2 and not set(map(key, train)) & set(map(key, held))
+            assert sorted(map(words, train + held)) == sorted(map(words, pairs))
+    assert hold_out(pairs, 0, 0, prompt_key) == (pairs, [])
+    found = loaded(tiny.configure(preferences__held_out_by="pairs"))
+    assert len(found.held_out) >= 20 and not {*map(pair_key, found.train)} & {*map(pair_key, found.held_out)}
+    assert {*map(prompt_key, found.train)} & {*map(prompt_key, found.held_out)}
 
 
 def test_an_interval_by_prompt_is_that_of_equal_prompts():
@@ -267,8 +277,9 @@ def test_an_interval_by_prompt_is_that_of_equal_prompts():
     # p = 3/4, V = ((3·1/4)² + (3/4)²)/4² = 9/128, n* = (3/16)/V = 8/3; all alike: as many as prompts.
     assert clustered(np.array([1, 1, 1, 0]), np.array([0, 0, 0, 1]))[1:] == pytest.approx(wilson(0.75, 8 / 3))
     assert clustered(np.ones(4), np.array([0, 0, 0, 1]))[1:] == accuracy(np.ones((2, 1)))[1:3]
-    with pytest.raises(ValueError, match="a mean of zeros and ones"):
-        clustered(np.array([0.5]), np.array([0]))
+    assert clustered(np.full(4, 0.5), np.arange(4))[0] == 0.5
+    with pytest.raises(ValueError, match="outcomes from 0 to 1, got 0 to 2"):
+        clustered(np.array([0, 2.0]), np.array([0, 1]))
 
 
 def test_the_command_reads_its_own_configuration(monkeypatch, tmp_path, capsys):
@@ -278,6 +289,18 @@ def test_the_command_reads_its_own_configuration(monkeypatch, tmp_path, capsys):
             ["train", "--config=configs/reward_model.py", "--config.schedule.steb=3"]
         )
     assert "the nearest is 'schedule.steps'" in capsys.readouterr().err
+
+
+def test_the_configurations_of_model_and_policy_are_of_one_task():
+    given = rlhf.get_config("ppo")
+    given.reward_model.workdir = "w"
+    model, policy = (
+        from_config_dict(kind, config)
+        for kind, config in ((RewardModelExperiment, reward_model.get_config()), (Experiment, given))
+    )
+    assert dataclasses.replace(policy.task, rewards={}) == model.task
+    assert policy.sampling.new_tokens == model.preferences.response_tokens
+    assert policy.method.name == "ppo" and policy.method.arguments["kl_placement"] == "reward"
 
 
 @pytest.mark.slow

@@ -81,8 +81,8 @@ def test_metrics_are_of_the_pairs_that_there_are():
     mask = np.array([True, True, True, False])
     _, metrics = preference_loss(rewards, mask, pair_weights(mask))
     found = reduce(metrics)
-    # differences 1, −3, 0: one of three in order, a tie orders nothing; pair means 1.5, 1.5, 1.
-    expected = {"accuracy": 1 / 3, "margin": -2 / 3, "reward": 4 / 3}
+    # differences 1, −3, 0: one of three in order, and half of a tie; pair means 1.5, 1.5, 1.
+    expected = {"accuracy": 1 / 2, "margin": -2 / 3, "reward": 4 / 3}
     assert found.keys() == expected.keys()
     for name, value in expected.items():
         np.testing.assert_allclose(found[name], value, rtol=1e-6)
