@@ -13,7 +13,6 @@ from experiments.reward_model.experiment import default_config
 def get_config() -> ConfigDict:
     """Pairs are made; of two responses the one with more places right is preferred."""
     config = default_config()
-    config.model.layers = 3
     config.task.name = "reversal"
     config.task.verifier = "places_right"
     config.task.prompt_tokens = 3
@@ -21,10 +20,10 @@ def get_config() -> ConfigDict:
     config.preferences.held_out_pairs = 2000
     config.preferences.held_out_by = "pairs"
     config.preferences.response_tokens = 4
-    config.optimizer.learning_rate = 3e-3
-    config.optimizer.warm_up = 50
+    config.optimizer.learning_rate = 2e-3
+    config.optimizer.warm_up = 100
     config.optimizer.decay = "cosine"
-    config.schedule.steps = 800
+    config.schedule.steps = 1000
     config.schedule.pairs = 64
     config.evaluation.every = 100
     config.evaluation.batch = 256
