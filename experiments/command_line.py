@@ -6,7 +6,7 @@ import contextlib
 import runpy
 import sys
 from collections.abc import Callable, Iterator, Sequence
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from absl import app, flags, logging
 from ml_collections import config_dict, config_flags
@@ -30,12 +30,16 @@ def start(main: Callable[[], None], define: Callable[[], None] = lambda: None) -
     app.run(lambda _: main(), flags_parser=_parse)
 
 
-def config() -> Experiment | None:
-    """The configuration that the command line gives, or None where it gives none."""
+def config(kind: Any = Experiment) -> Any:
+    """The configuration that the command line gives, or None where it gives none.
+
+    Args:
+      kind: the dataclass that it is.
+    """
     if CONFIG.value is None:
         return None
     with sentences():
-        return from_config_dict(Experiment, CONFIG.value)
+        return from_config_dict(kind, CONFIG.value)
 
 
 @contextlib.contextmanager

@@ -24,6 +24,8 @@ from experiments.learning_config import (
 )
 from experiments.methods import MethodConfig, nearest
 from experiments.reading import flatten, to_config_dict
+from experiments.reward_model.config import NAME as REWARD_MODEL
+from experiments.reward_model.config import RewardModelConfig
 from gpg_jax.data import reversal
 from gpg_jax.decoding.sampling import Sampling
 
@@ -70,7 +72,8 @@ class TaskConfig:
       chat: whether prompts that are plain text are asked as a user's message.
       date: that a chat template may write into the prompt, as YYYY-MM-DD; the same on every day of a run.
       verifier: a key of `experiments.tasks.FUNCTIONS`; gives the outcome.
-      rewards: such keys -> weights; the outcome itself for none.
+      rewards: such keys, or "reward_model" (see `Experiment.reward_model`) -> weights; the outcome itself for
+        none.
       seed: of the split into training and held-out examples.
       alphabet: characters that a model from scratch reads and writes.
       pieces: texts that are one token of such a model, as tags are.
@@ -108,7 +111,7 @@ class TaskConfig:
     def __post_init__(self) -> None:
         for key in ("prompt_tokens", "examples", "hops", "symbols"):
             at_least(f"task.{key}", getattr(self, key), 1)
-        for name in (self.verifier, *self.rewards):
+        for name in (self.verifier, *(name for name in self.rewards if name != REWARD_MODEL)):
             if name not in FUNCTIONS:
                 raise ValueError(f"there is no verifier or reward {name!r}; {nearest(name, FUNCTIONS)}")
         for name, weight in self.rewards.items():
@@ -329,6 +332,7 @@ class Experiment:
     mesh: tuple[int, ...] = (-1, 1, 1)
     model: ModelConfig = ModelConfig()
     task: TaskConfig = dataclasses.field(default_factory=TaskConfig)
+    reward_model: RewardModelConfig = dataclasses.field(default_factory=RewardModelConfig)
     sampling: SamplingConfig = SamplingConfig()
     tools: ToolsConfig = ToolsConfig()
     branching: BranchingConfig = BranchingConfig()
@@ -349,6 +353,7 @@ class Experiment:
         at_least("seed", self.seed, 0)
         at_least("task.seed", self.task.seed, 0)
         self.method.check_group(self.schedule.group)
+        self.reward_model.check_wanted(REWARD_MODEL in self.task.rewards)
 
 
 def default_config() -> config_dict.ConfigDict:

@@ -26,7 +26,7 @@ class Demonstrations(NamedTuple):
       summary: how many there are, and how many of a file were left out.
     """
 
-    batches: Loader
+    batches: Loader[Example]
     rows: Callable[[Example], Row]
     summary: str
 

@@ -16,7 +16,7 @@ from rich.console import Console
 from experiments import command_line
 from experiments.progress import say
 from experiments.setup import build
-from experiments.trained import trained_config, trained_params
+from experiments.trained import trained_config, trained_params, unscored
 from gpg_jax.policies.huggingface import save_pretrained
 from gpg_jax.policies.pretrained import pretrained_folder
 from gpg_jax.types import Params
@@ -40,7 +40,7 @@ def main() -> None:
         if FLAGS.workdir is None or FLAGS.out is None:
             raise ValueError("give --workdir=FOLDER of a run and --out=FOLDER for the model")
         workdir = Path(FLAGS.workdir)
-        setup = build(trained_config(workdir, FLAGS.mesh))
+        setup = build(unscored(trained_config(workdir, FLAGS.mesh)))
         model = setup.config.model
         source = None if model.name is None else pretrained_folder(model.name, model.revision)
         params = jax.device_get(trained_params(setup, workdir, FLAGS.checkpoint, console))

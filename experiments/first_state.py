@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import jax
-import numpy as np
-from jax.sharding import NamedSharding
 
 from experiments.critics import network_of
 from experiments.setup import Setup, stream
+from gpg_jax.training.sharding import placed
 from gpg_jax.training.state import TrainState, create_critic_state, create_state
 from gpg_jax.types import Array, Params
 
@@ -29,14 +28,9 @@ def first_state(setup: Setup) -> TrainState:
         init = jax.jit(setup.policy.init, out_shardings=places.params)
         params = init(stream(setup.config, "init"))
     else:
-        params = jax.tree.map(_placed, setup.pretrained, places.params)
+        params = jax.tree.map(placed, setup.pretrained, places.params)
     trunk = None
     if critic is not None and critic.pretrained is not None:
-        trunk = jax.tree.map(_placed, critic.pretrained, places.critic.params["trunk"])
+        trunk = jax.tree.map(placed, critic.pretrained, places.critic.params["trunk"])
     started = jax.jit(create, out_shardings=places, donate_argnums=(0, 1))
     return started(params, trunk, stream(setup.config, "step"))
-
-
-def _placed(array: np.ndarray, place: NamedSharding) -> jax.Array:
-    """Each process puts its own part; `jax.device_put` would compare whole arrays between processes."""
-    return jax.make_array_from_callback(array.shape, place, lambda index: array[index])

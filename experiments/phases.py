@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
-import functools
 from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
-from jax.sharding import Mesh, NamedSharding
 
 from experiments.critics import from_policy, ready
+from experiments.reward_model.scorer import scoring
 from experiments.setup import Setup, make_collector
 from gpg_jax.algorithms.supervised import supervised
 from gpg_jax.algorithms.value_pretraining import value_pretraining
@@ -20,10 +19,10 @@ from gpg_jax.training.collect import Collector, demonstrated
 from gpg_jax.training.loop import Phase
 from gpg_jax.training.plan import Plan
 from gpg_jax.training.program import BOTH, Program
-from gpg_jax.training.sharding import ROWS
+from gpg_jax.training.sharding import rows_on
 from gpg_jax.training.state import TrainState
 from gpg_jax.training.step import Step, compile_step, make_step
-from gpg_jax.types import Method, Rollout
+from gpg_jax.types import Method
 
 
 def make_phases(setup: Setup, toolbox: Toolbox | None = None) -> tuple[Phase, ...]:
@@ -67,7 +66,7 @@ def _demonstrations(setup: Setup, plan: Plan) -> Collector:
             for example in next(demonstrations.batches)
         ],
         encode=task.encode,
-        write=demonstrated(demonstrations.rows, plan.layout.new_slots),
+        write=scoring(demonstrated(demonstrations.rows, plan.layout.new_slots), setup.scorer),
         judge=task.judge,
         keep=every_row,
         prompt_slots=plan.layout.prompt_slots,
@@ -120,10 +119,5 @@ def make_program(
         plan=setup.schedule.plan if plan is None else plan,
         critic=None if critic is None else (critic.critic, critic.optimizer),
         trains=trains,
-        constrain=_rows_on(setup.schedule.mesh),
+        constrain=rows_on(setup.schedule.mesh),
     )
-
-
-def _rows_on(mesh: Mesh) -> Callable[[Rollout], Rollout]:
-    place = NamedSharding(mesh, ROWS)
-    return functools.partial(jax.tree.map, lambda leaf: jax.lax.with_sharding_constraint(leaf, place))

@@ -37,11 +37,14 @@ def say(console: Console, text: str, style: str | None = None) -> None:
 def summary(metrics: Mapping[str, float]) -> str:
     """The few numbers that are shown while a run goes on."""
     shown = {
+        "accuracy": "accuracy {:.3f}",
+        "margin": "margin {:.3f}",
         "reward": "reward {:.3f}",
         "length": "length {:.1f}",
         "entropy": "entropy {:.3f}",
         "gradient_norm": "gradient {:.3g}",
         "new_tokens_per_second": "{:,.0f} new tokens/s",
+        "pairs_per_second": "{:,.0f} pairs/s",
     }
     text = [form.format(metrics[name]) for name, form in shown.items() if name in metrics]
     if metrics.get("reward_failures"):

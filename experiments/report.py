@@ -25,6 +25,13 @@ CRITIC_PANELS: tuple[Panel, ...] = (
     ("critic's error", "mean square", {"value_error": "value and target"}),
 )
 """Of runs with a critic besides."""
+PREFERENCE_PANELS: tuple[Panel, ...] = (
+    ("preferences", "share in the right order", {"accuracy": "training"}),
+    ("loss", "nats a pair", {"loss": "training", "held_out/loss": "held out"}),
+    ("margin", "chosen − rejected", {"margin": "training", "held_out/margin": "held out"}),
+    ("reward", "mean of both responses", {"reward": "training", "held_out/reward": "held out"}),
+)
+"""Of a reward model's run."""
 TOOL_PANELS: tuple[Panel, ...] = (
     (
         "tool calls",
@@ -55,6 +62,8 @@ def write_report(workdir: Path, title: str, phases: Mapping[str, range] | None =
     panels = PANELS
     for metric, further in (("explained_variance", CRITIC_PANELS), ("tool_calls", TOOL_PANELS)):
         panels += further if any(metric in line for line in lines) else ()
+    if any("margin" in line for line in lines):
+        panels = PREFERENCE_PANELS
     height = len(panels) // 2
     figure = Figure(figsize=(10, 3.25 * height), layout="constrained")
     axes = figure.subplots(height, 2, sharex=True)
@@ -94,7 +103,7 @@ def _draw(axis: Axes, lines: Sequence[dict[str, Any]], name: str, unit: str, met
 
 
 def _draw_evaluations(axis: Axes, lines: Sequence[dict[str, Any]]) -> None:
-    for kind, marker in (("sampled", "o"), ("greedy", "s")):
+    for kind, marker in (("sampled", "o"), ("greedy", "s"), ("pairs", "o")):
         name = f"held_out/{kind}"
         points = [(line["step"], line[name], line[f"{name}_low"], line[f"{name}_high"])
                   for line in lines if name in line]  # fmt: skip

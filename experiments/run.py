@@ -22,13 +22,13 @@ from experiments.measures import broken, measure, score
 from experiments.phases import make_phases
 from experiments.progress import say, show_progress
 from experiments.report import write_report
+from experiments.resuming import due, open_kept, open_output
 from experiments.setup import Setup, open_toolbox, stream
-from experiments.workdir import refusals
 from gpg_jax.environments.toolbox import Toolbox
-from gpg_jax.training.checkpoints import Checkpoints, open_checkpoints, restore, save, set_aside
+from gpg_jax.training.checkpoints import Checkpoints, save
 from gpg_jax.training.collect import judged_once
 from gpg_jax.training.loop import Iteration, iterations
-from gpg_jax.training.processes import is_first, on_first
+from gpg_jax.training.processes import is_first
 from gpg_jax.training.state import TrainState
 from gpg_jax.types import Params
 
@@ -85,15 +85,10 @@ def open_run(setup: Setup, workdir: Path, console: Console) -> tuple[Checkpoints
     Raises:
       ValueError: checkpoints that are all damaged, or of another run, or a folder that cannot be written.
     """
-    kept, folder = setup.config.checkpoint, workdir / "checkpoints"
-    checkpoints = open_checkpoints(folder, keep_latest=kept.keep_latest, keep_best=kept.keep_best)
-    restored = restore(checkpoints, setup.like, lambda text: say(console, text, "bold red"))
+    checkpoints, restored = open_kept(setup.config.checkpoint, workdir, setup.like, console)
     if restored is None:
-        return checkpoints, Start(0, 1, first_state(setup), {}, False, _open_output(workdir, -1))
-    if restored.damaged:
-        say(console, f"moved to {set_aside(checkpoints, restored.damaged)}", "bold red")
-    say(console, f"resuming after iteration {restored.step}")
-    output, host = _open_output(workdir, restored.step), restored.host
+        return checkpoints, Start(0, 1, first_state(setup), {}, False, open_output(workdir, -1))
+    output, host = open_output(workdir, restored.step), restored.host
     if not host["fed"]:
         go_to(setup.task, setup.demonstrations, host["cursor"])
     return checkpoints, Start(
@@ -182,7 +177,7 @@ def write(run: Run, iteration: Iteration, metrics: dict[str, float]) -> None:
             f"{wrong} is {metrics[wrong]} in iteration {step}; its rollout is {path}, and a run resumed from "
             f"the newest checkpoint (iteration {_newest(run.checkpoints)}) comes to it again"
         )
-    if _due(step, setup.config.output.rollouts):
+    if due(step, setup.config.output.rollouts):
         out.write_rollout(output, "rollouts", step, iteration.collected.rollout)
 
 
@@ -190,9 +185,9 @@ def keep(run: Run, iteration: Iteration, metrics: dict[str, float]) -> None:
     """Evaluates and saves where it is time to; the last iteration always."""
     config, step = run.setup.config, iteration.step
     last = step == run.setup.schedule.steps
-    if last or _due(step, config.evaluation.every):
+    if last or due(step, config.evaluation.every):
         hold_out(run, step, iteration.state.params)
-    if last or _due(step, config.checkpoint.every):
+    if last or due(step, config.checkpoint.every):
         host = {
             "cursor": iteration.cursor,
             "fed": iteration.delivery is not None,
@@ -240,22 +235,8 @@ def _opened(setup: Setup, journal: Path, after: contextlib.ExitStack) -> Toolbox
     return toolbox
 
 
-def _open_output(workdir: Path, step: int) -> out.Output:
-    """The folder open behind a step; on all processes but the first, one in which nothing is written."""
-
-    def act() -> out.Output:
-        with refusals(workdir):
-            return out.open_output(workdir, step)
-
-    return on_first(act) or out.Output(workdir, None)
-
-
 def _judging_once(setup: Setup) -> Setup:
     return setup._replace(task=setup.task._replace(judge=judged_once(setup.task.judge)))
-
-
-def _due(step: int, every: int) -> bool:
-    return every > 0 and step % every == 0
 
 
 def _newest(checkpoints: Checkpoints) -> int | None:

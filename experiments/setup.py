@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import NamedTuple, cast
 
@@ -12,11 +12,13 @@ import jax.numpy as jnp
 import optax
 from jax.sharding import Mesh
 
-from experiments.config import Experiment, ModelConfig
+from experiments.config import Experiment
 from experiments.critics import CriticSetup, make_critic, network_of
 from experiments.demonstrations import Demonstrations, load_demonstrations
 from experiments.methods import make_method
+from experiments.models import load_model
 from experiments.optimizers import make_optimizer, run_learning_rate
+from experiments.reward_model.scorer import Scorer, find_scorer, scoring
 from experiments.schedule import Schedule, derive
 from experiments.tasks import Task, load_task
 from experiments.tools import (
@@ -42,7 +44,6 @@ from gpg_jax.environments.tools import Tool
 from gpg_jax.policies.architecture import Architecture
 from gpg_jax.policies.mixture import mixture, mixture_params
 from gpg_jax.policies.policy import Policy
-from gpg_jax.policies.pretrained import load_pretrained
 from gpg_jax.policies.transformer import transformer
 from gpg_jax.training.checkpoints import template
 from gpg_jax.training.collect import Collector, Decode, Write, decoded, spoken
@@ -72,6 +73,7 @@ class Setup(NamedTuple):
       tools: what it may call.
       turns: how it does so, None for rows that neither call nor fork.
       like: shapes and places of the state.
+      scorer: () -> the reward model that scores responses, loaded once; None where there is none.
     """
 
     config: Experiment
@@ -88,6 +90,7 @@ class Setup(NamedTuple):
     tools: tuple[Tool, ...]
     turns: Turns | None
     like: TrainState
+    scorer: Callable[[], Scorer] | None
 
 
 def build(config: Experiment) -> Setup:
@@ -99,7 +102,7 @@ def build(config: Experiment) -> Setup:
     schedule = derive(config)
     task = load_task(config)
     demonstrations = load_demonstrations(config, task)
-    architecture, pretrained = _load_model(config.model, task.tokenizer)
+    architecture, pretrained = load_model(config.model, task.tokenizer)
     token_bytes = vocabulary_bytes(task.tokenizer, architecture.vocab_size)
     method = _method(config, token_bytes)
     top_k, tokens = config.sampling.top_k, architecture.vocab_size
@@ -125,6 +128,7 @@ def build(config: Experiment) -> Setup:
         tools=make_tools(config),
         turns=make_turns(config, policy.vocab_size),
         like=state_like(policy, method, optimizer, critic, schedule.mesh, config.actors.memory),
+        scorer=find_scorer(config, task.tokenizer, schedule.mesh),
     )
 
 
@@ -178,7 +182,7 @@ def writer(setup: Setup, toolbox: Toolbox | None, sampling: Sampling | None = No
       rows: of a prompt where none is forked, 0 for the rollouts' own.
     """
     if setup.turns is None or toolbox is None:
-        return decoded(compiled_decode(setup, sampling))
+        return scoring(decoded(compiled_decode(setup, sampling)), setup.scorer)
     config, mesh = setup.config, setup.schedule.mesh
     programs = live_programs(
         setup.policy,
@@ -190,7 +194,8 @@ def writer(setup: Setup, toolbox: Toolbox | None, sampling: Sampling | None = No
     )
     turns = dataclasses.replace(setup.turns, branching=no_branching(rows)) if rows else setup.turns
     specs = parameter_specs(setup.like.params, mesh)
-    return spoken(compile_dialogue(setup.policy, mesh, specs, programs, turns), asking(toolbox, config.tools))
+    converse = compile_dialogue(setup.policy, mesh, specs, programs, turns)
+    return scoring(spoken(converse, asking(toolbox, config.tools)), setup.scorer)
 
 
 def open_toolbox(setup: Setup, journal: Path | None = None) -> Toolbox | None:
@@ -220,11 +225,6 @@ def make_collector(setup: Setup, toolbox: Toolbox | None = None) -> Collector:
         leaf_weight=cast(LeafWeight, setup.config.branching.leaf_weight),
         tally=dict if toolbox is None else lambda: tally(toolbox),
     )
-
-
-def count(params: Params) -> int:
-    """Numbers in a pytree."""
-    return sum(leaf.size for leaf in jax.tree.leaves(params))
 
 
 def _method(config: Experiment, token_bytes: Sequence[bytes]) -> Method:
@@ -263,20 +263,6 @@ def _mixed(
     weights = [1.0] + [0.0] * (rule.capacity - 1)
     members = None if pretrained is None else mixture_params([pretrained] * rule.capacity, weights)
     return mixture([policy] * rule.capacity, weights), members
-
-
-def _load_model(config: ModelConfig, tokenizer: Tokenizer) -> tuple[Architecture, Params | None]:
-    if config.name is not None:
-        return load_pretrained(config.name, config.revision)
-    return Architecture(
-        vocab_size=tokenizer.vocab_size,
-        width=config.width,
-        layers=config.layers,
-        heads=config.heads,
-        kv_heads=config.kv_heads,
-        head_dim=config.head_dim,
-        mlp_width=config.mlp_width,
-    ), None
 
 
 def _stops(config: Experiment, tokenizer: Tokenizer, token_bytes: Sequence[bytes]) -> Automaton:

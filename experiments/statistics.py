@@ -54,6 +54,29 @@ def accuracy(correct: np.ndarray) -> Accuracy:
     return _with_interval(correct, correct.size)
 
 
+def clustered(outcomes: np.ndarray, cluster: np.ndarray) -> tuple[float, float, float]:
+    """The mean, and Wilson's interval as of `score`, where prompts have as many samples as it happens.
+
+    V = Σ_c (Σ_{i ∈ c} (x_i − p))² / N², which is that of `accuracy` where all clusters are of one size.
+
+    Args:
+      outcomes: `[N]`, from 0 to 1.
+      cluster: `[N]`, which are no independent draws of each other.
+
+    Returns:
+      Mean, lower and upper end.
+
+    Raises:
+      ValueError: no samples, or values outside of 0 to 1.
+    """
+    outcomes = _within(_samples(np.asarray(outcomes)[:, None]))[:, 0]
+    mean = float(outcomes.mean())
+    _, place = np.unique(cluster, return_inverse=True)
+    variance = float(np.square(np.bincount(place, outcomes - mean)).sum()) / outcomes.size**2
+    clusters = int(place.max()) + 1
+    return mean, *wilson(mean, _effective(mean, variance, clusters, outcomes.size, _most(outcomes)))
+
+
 def score(outcomes: np.ndarray) -> Accuracy:
     """The mean of outcomes from 0 to 1, as F1 is one, with the interval of `accuracy`.
 
@@ -65,12 +88,21 @@ def score(outcomes: np.ndarray) -> Accuracy:
     Raises:
       ValueError: no samples, or values outside of 0 to 1.
     """
-    outcomes = _samples(outcomes)
+    outcomes = _within(_samples(outcomes))
+    return _with_interval(outcomes, _most(outcomes))
+
+
+def _within(outcomes: np.ndarray) -> np.ndarray:
     if not ((outcomes >= 0) & (outcomes <= 1)).all():
         raise ValueError(
             f"a score is a mean of outcomes from 0 to 1, got {outcomes.min():g} to {outcomes.max():g}"
         )
-    return _with_interval(outcomes, outcomes.size if np.isin(outcomes, (0.0, 1.0)).all() else math.inf)
+    return outcomes
+
+
+def _most(outcomes: np.ndarray) -> float:
+    """What n* is at most."""
+    return outcomes.size if np.isin(outcomes, (0.0, 1.0)).all() else math.inf
 
 
 def _samples(outcomes: np.ndarray) -> np.ndarray:
@@ -85,13 +117,15 @@ def _with_interval(outcomes: np.ndarray, most: float) -> Accuracy:
     prompts, samples = outcomes.shape
     mean = float(outcomes.mean())
     variance = float(np.square(outcomes.mean(1) - mean).sum()) / prompts**2
-    if mean in (0.0, 1.0):
-        effective = float(prompts)
-    elif variance:
-        effective = min(mean * (1 - mean) / variance, most)
-    else:
-        effective = float(prompts * samples)
+    effective = _effective(mean, variance, prompts, prompts * samples, most)
     return Accuracy(mean, *wilson(mean, effective), prompts, samples)
+
+
+def _effective(mean: float, variance: float, prompts: int, samples: int, most: float) -> float:
+    """n*, from the variance of the mean."""
+    if mean in (0.0, 1.0):
+        return float(prompts)
+    return min(mean * (1 - mean) / variance, most) if variance else float(samples)
 
 
 def wilson(mean: float, count: float) -> tuple[float, float]:

@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from experiments.config import Experiment, TaskConfig
+from experiments.config import Experiment, ModelConfig, TaskConfig
 from experiments.functions import FUNCTIONS
 from experiments.methods import nearest
 from gpg_jax.data import arithmetic, calculation, files, gsm8k, hops, puzzles, reversal
@@ -16,9 +16,10 @@ from gpg_jax.data.chat import ChatTemplate, chat_tokens, load_chat_template
 from gpg_jax.data.demonstrations import Turn
 from gpg_jax.data.examples import Example
 from gpg_jax.data.loader import Loader, loader
+from gpg_jax.data.preference_pairs import Prompt
 from gpg_jax.data.tokenizers import Tokenizer, character_tokenizer, load_tokenizer
 from gpg_jax.decoding.rollouts import Written
-from gpg_jax.environments.rewards import Judged, Reward, judge
+from gpg_jax.environments.rewards import Judged, Reward, Scored, judge
 from gpg_jax.environments.trajectory import parse
 from gpg_jax.policies.pretrained import pretrained_folder
 from gpg_jax.policies.smollm2 import default_cache
@@ -26,6 +27,8 @@ from gpg_jax.training.collect import Judge
 
 Splits = tuple[Sequence[Example], Sequence[Example]]
 """Training set and held-out set; the latter may be empty."""
+Asker = Callable[[Prompt], list[int]]
+"""A text or chat messages -> the token ids of the prompt."""
 
 _SLOW = {"math": 100}
 """Functions that are tried on the first so many gold answers alone."""
@@ -46,7 +49,7 @@ class Task(NamedTuple):
       demonstrate: example -> what a skilled policy writes and is answered; None where nobody knows.
     """
 
-    batches: Loader
+    batches: Loader[Example]
     held_out: Sequence[Example]
     encode: Callable[[Example], list[int]]
     judge: Judge
@@ -60,15 +63,13 @@ def load_task(config: Experiment) -> Task:
     Raises:
       ValueError: whatever is wrong, in a sentence.
     """
-    task, name = config.task, config.model.name
-    if task.name not in TASKS:
-        raise ValueError(f"task.name is {task.name!r}; {nearest(task.name, TASKS)}")
-    folder = None if name is None else pretrained_folder(name, config.model.revision)
-    tokenizer = character_tokenizer(task.alphabet, task.pieces) if folder is None else load_tokenizer(folder)
-    encode = _encoder(task, tokenizer, folder)
-    train, held_out = (_fitting(part, encode, task) for part in TASKS[task.name](task))
-    for part in (train, held_out):
-        _check_gold(task.verifier, part)
+    task = config.task
+    tokenizer, ask = load_asker(config.model, task)
+
+    def encode(example: Example) -> list[int]:
+        return ask(example.prompt)
+
+    train, held_out = examples_of(task, encode)
     asked = max(config.evaluation.examples, 0) or len(held_out)
     return Task(
         batches=loader(train, batch_size=config.schedule.prompts, seed=config.seed),
@@ -80,14 +81,44 @@ def load_task(config: Experiment) -> Task:
     )
 
 
+def load_asker(model: ModelConfig, task: TaskConfig) -> tuple[Tokenizer, Asker]:
+    """The tokenizer of a model, and what asks it.
+
+    Raises:
+      ValueError: no such task, no such model, or one without a tokenizer.
+    """
+    if task.name not in TASKS:
+        raise ValueError(f"task.name is {task.name!r}; {nearest(task.name, TASKS)}")
+    folder = None if model.name is None else pretrained_folder(model.name, model.revision)
+    tokenizer = character_tokenizer(task.alphabet, task.pieces) if folder is None else load_tokenizer(folder)
+    return tokenizer, _asker(task, tokenizer, folder)
+
+
+def examples_of(task: TaskConfig, encode: Callable[[Example], list[int]]) -> Splits:
+    """Training set and held-out set of a task, all within the budget of a prompt, their answers right.
+
+    Raises:
+      ValueError: a prompt that is too long, or an answer that its verifier does not accept.
+    """
+    train, held_out = (_fitting(part, encode, task) for part in TASKS[task.name](task))
+    for part in (train, held_out):
+        _check_gold(task.verifier, part)
+    return train, held_out
+
+
 def judge_of(task: TaskConfig, tokenizer: Tokenizer) -> Judge:
     """Responses, their examples -> verdicts on what the policy itself wrote."""
     verifier = FUNCTIONS[task.verifier]
-    terms = [Reward(name, FUNCTIONS[name], weight) for name, weight in task.rewards.items()]
+
+    def term(name: str, weight: float, said: Written) -> Reward | Scored:
+        if said.scores is not None and name in said.scores:
+            return Scored(name, said.scores[name], weight)
+        return Reward(name, FUNCTIONS[name], weight)
 
     def judge_rows(said: Written, examples: Sequence[Example]) -> Judged:
         rows = zip(said.tokens, said.acted, said.length, strict=True)
         texts = [parse(ids[:length], acted[:length], tokenizer.decode) for ids, acted, length in rows]
+        terms = [term(name, weight, said) for name, weight in task.rewards.items()]
         return judge(verifier, texts, examples, terms)
 
     return judge_rows
@@ -172,7 +203,7 @@ def _read_file(path: str, drop_unanswered: bool) -> list[Example]:
     return read(path, drop_unanswered=drop_unanswered)
 
 
-def _encoder(task: TaskConfig, tokenizer: Tokenizer, folder: Path | None) -> Callable[[Example], list[int]]:
+def _asker(task: TaskConfig, tokenizer: Tokenizer, folder: Path | None) -> Asker:
     """Texts as they are, messages (and texts, with `task.chat`) by the model's chat template."""
 
     @functools.cache
@@ -181,14 +212,13 @@ def _encoder(task: TaskConfig, tokenizer: Tokenizer, folder: Path | None) -> Cal
             raise ValueError("a model from scratch has no chat template; give it plain prompts")
         return load_chat_template(folder)
 
-    def encode(example: Example) -> list[int]:
-        if isinstance(example.prompt, str) and not task.chat:
-            return tokenizer.encode_prompt(example.prompt)
-        asked = example.prompt
-        messages = ({"role": "user", "content": asked},) if isinstance(asked, str) else asked
+    def ask(prompt: Prompt) -> list[int]:
+        if isinstance(prompt, str) and not task.chat:
+            return tokenizer.encode_prompt(prompt)
+        messages = ({"role": "user", "content": prompt},) if isinstance(prompt, str) else prompt
         return chat_tokens(tokenizer, template(), messages, now=datetime.datetime.fromisoformat(task.date))
 
-    return encode
+    return ask
 
 
 def _fitting(

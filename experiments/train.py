@@ -9,21 +9,21 @@ elsewhere add `--coordinator=HOST:PORT --processes=N --process=I`.
 
 from __future__ import annotations
 
-import contextlib
 from pathlib import Path
 
-import jax
 from absl import flags
 from rich.console import Console
 
-from experiments import command_line
+from experiments import command_line, distributed
 from experiments.actors import check_actors
+from experiments.claimed import claimed
 from experiments.config import Experiment
+from experiments.models import count
+from experiments.progress import say
 from experiments.run import finish_run, open_run
 from experiments.schedule import table
-from experiments.setup import build, count
-from experiments.workdir import check_workdir, claim
-from gpg_jax.training.processes import is_first, on_first, together
+from experiments.setup import Setup, build
+from gpg_jax.training.processes import is_first
 
 FLAGS = flags.FLAGS
 
@@ -31,10 +31,7 @@ FLAGS = flags.FLAGS
 def define() -> None:
     """Defines the flags."""
     flags.DEFINE_string("workdir", None, "Folder of the run; it is resumed where there is one.")
-    flags.DEFINE_bool("distributed", False, "Whether this is one of several processes of the run.")
-    flags.DEFINE_string("coordinator", None, "HOST:PORT of process 0, where the cluster does not tell.")
-    flags.DEFINE_integer("processes", None, "How many there are, likewise.", lower_bound=1)
-    flags.DEFINE_integer("process", None, "Number of this one, from 0, likewise.", lower_bound=0)
+    distributed.define()
 
 
 def main() -> None:
@@ -43,7 +40,7 @@ def main() -> None:
     if config is None or FLAGS.workdir is None:
         command_line.stop("give --config=FILE.py and --workdir=FOLDER")
     with command_line.sentences():
-        _join()
+        distributed.join()
     train(config, Path(FLAGS.workdir), Console(quiet=not is_first()))
 
 
@@ -55,38 +52,21 @@ def train(config: Experiment, workdir: Path, console: Console) -> None:
       workdir: its folder.
       console: where a person reads.
     """
-    with contextlib.ExitStack() as held:
-        with command_line.sentences():
-            on_first(lambda: check_workdir(workdir, config))
-            setup = together(lambda: build(config))
-            check_actors(setup)
-            lock = on_first(lambda: claim(workdir, config))
-            held.enter_context(lock or contextlib.nullcontext())
+
+    def checked() -> Setup:
+        setup = build(config)
+        check_actors(setup)
+        return setup
+
+    with claimed(workdir, config, checked) as setup:
         shown = setup.demonstrations.summary if setup.demonstrations else ""
         console.print(table(config, setup.schedule, count(setup.like.params), shown))
         with command_line.sentences():
+            if setup.scorer is not None:
+                say(console, setup.scorer().summary)
             checkpoints, start = open_run(setup, workdir, console)
         setup = setup._replace(pretrained=None)  # the host's copy is not needed again
         finish_run(setup, workdir, console, checkpoints, start)
-
-
-def _join() -> None:
-    """Makes this one of several processes, before anything touches a device."""
-    told = {
-        "coordinator_address": FLAGS.coordinator,
-        "num_processes": FLAGS.processes,
-        "process_id": FLAGS.process,
-    }
-    if FLAGS.distributed:
-        try:
-            jax.distributed.initialize(**told)
-        except ValueError as error:
-            raise ValueError(
-                f"the cluster does not tell who this process is ({error}): "
-                "give --coordinator=HOST:PORT, --processes=N and --process=I"
-            ) from error
-    elif any(value is not None for value in told.values()):
-        raise ValueError("--coordinator, --processes and --process need --distributed")
 
 
 if __name__ == "__main__":

@@ -11,9 +11,11 @@ from rich.console import Console
 from experiments.config import Experiment
 from experiments.progress import say
 from experiments.reading import from_config_dict
+from experiments.resuming import restored_checkpoint
+from experiments.reward_model.config import NAME as REWARD_MODEL
+from experiments.reward_model.config import RewardModelConfig
 from experiments.setup import Setup
 from experiments.workdir import read_workdir
-from gpg_jax.training.checkpoints import Checkpoints, best_step, read_checkpoints, restore
 from gpg_jax.types import Params
 
 
@@ -27,12 +29,22 @@ def trained_config(workdir: Path, mesh: Sequence[str]) -> Experiment:
     Raises:
       ValueError: no run there, or no mesh.
     """
-    trained = from_config_dict(Experiment, read_workdir(workdir))
+    given = read_workdir(workdir)
+    if "preferences" in given:
+        raise ValueError(f"workdir {str(workdir)!r} is the folder of a reward model, not of a policy")
+    trained = from_config_dict(Experiment, given)
     try:
         actors = dataclasses.replace(trained.actors, devices=0)
         return dataclasses.replace(trained, mesh=tuple(int(size) for size in mesh), actors=actors)
     except ValueError as error:
         raise ValueError(f"--mesh={','.join(mesh)} is not three numbers, like -1,1,1") from error
+
+
+def unscored(config: Experiment) -> Experiment:
+    """The configuration without a reward model, which need not be there where nothing is scored."""
+    rewards = {name: weight for name, weight in config.task.rewards.items() if name != REWARD_MODEL}
+    task = dataclasses.replace(config.task, rewards=rewards)
+    return dataclasses.replace(config, task=task, reward_model=RewardModelConfig())
 
 
 def trained_params(setup: Setup, workdir: Path, checkpoint: str, console: Console) -> Params:
@@ -47,20 +59,8 @@ def trained_params(setup: Setup, workdir: Path, checkpoint: str, console: Consol
     Raises:
       ValueError: no such checkpoint, or one that is damaged.
     """
-    with read_checkpoints(workdir / "checkpoints") as checkpoints:
-        steps = _steps(checkpoints, checkpoint)
-        restored = restore(checkpoints, setup.like, lambda text: say(console, text, "bold red"), steps)
-    if restored is None:
-        raise ValueError(f"the run in {workdir} has no checkpoint yet")
+    restored = restored_checkpoint(
+        workdir, setup.like, checkpoint, lambda text: say(console, text, "bold red")
+    )
     say(console, f"checkpoint of iteration {restored.step}")
     return restored.state.params
-
-
-def _steps(checkpoints: Checkpoints, checkpoint: str) -> list[int] | None:
-    if checkpoint == "latest":
-        return None
-    if checkpoint == "best":
-        return [best_step(checkpoints)]
-    if not checkpoint.isdigit():
-        raise ValueError(f"--checkpoint={checkpoint} is not latest, best, or a number")
-    return [int(checkpoint)]

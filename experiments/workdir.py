@@ -12,7 +12,6 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import IO, Any
 
-from experiments.config import Experiment
 from experiments.reading import flatten
 
 CONFIG = "config.json"
@@ -41,12 +40,12 @@ def refusals(workdir: Path) -> Iterator[None]:
         ) from error
 
 
-def check_workdir(workdir: Path, config: Experiment) -> None:
+def check_workdir(workdir: Path, config: Any) -> None:
     """Raises a ValueError if a run cannot live in a folder; touches nothing.
 
     Args:
       workdir: the folder; it need not exist, or is empty, or is this run's.
-      config: of the run that wants it.
+      config: of the run that wants it, a dataclass.
     """
     with refusals(workdir):
         _check_writable(workdir)
@@ -57,7 +56,7 @@ def check_workdir(workdir: Path, config: Experiment) -> None:
             _lock(workdir).close()
 
 
-def claim(workdir: Path, config: Experiment) -> IO[bytes]:
+def claim(workdir: Path, config: Any) -> IO[bytes]:
     """Makes the folder this run's.
 
     Args:
@@ -106,7 +105,7 @@ def _check_writable(workdir: Path) -> None:
         )
 
 
-def _check_owner(workdir: Path, config: Experiment) -> None:
+def _check_owner(workdir: Path, config: Any) -> None:
     owner = workdir / CONFIG
     if not owner.exists():
         foreign = sorted(path.name for path in workdir.iterdir() if path.name not in (LOCK, SCRATCH))

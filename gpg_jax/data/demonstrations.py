@@ -221,7 +221,7 @@ def demonstration_tokens(
     return [*ids, eos_id], [*acted, True]
 
 
-def lay_out(rows: Sequence[tuple[list[int], list[bool]]], slots: int) -> dict[str, np.ndarray]:
+def lay_out(rows: Sequence[tuple[list[int], list[bool]]], slots: int) -> dict[str, Any]:
     """Demonstrations as the fields of `decoding.rollouts.Written`.
 
     Args:

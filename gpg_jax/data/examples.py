@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 Message = Mapping[str, str]
@@ -23,7 +23,3 @@ class Example:
     prompt: str | tuple[Message, ...]
     answer: str
     metadata: Mapping[str, Any] = dataclasses.field(default_factory=dict)
-
-
-Source = Sequence[Example]
-"""Random access to examples: `len` and `[]`."""

@@ -7,23 +7,26 @@ from __future__ import annotations
 
 import json
 import zlib
-from typing import Any
+from collections.abc import Callable, Sequence
+from typing import Any, Generic, TypeVar
 
 import grain
 
-from gpg_jax.data.examples import Example, Source
+from gpg_jax.data.examples import Example
+
+T = TypeVar("T")
 
 
-class Loader:
+class Loader(Generic[T]):
     """An endless iterator over batches with a JSON-able place; see `loader`."""
 
     def __init__(self, iterator: grain.DatasetIterator, settings: dict[str, int]):
         self._iterator, self._settings = iterator, settings
 
-    def __iter__(self) -> Loader:
+    def __iter__(self) -> Loader[T]:
         return self
 
-    def __next__(self) -> list[Example]:
+    def __next__(self) -> list[T]:
         return next(self._iterator)
 
     def get_state(self) -> dict[str, Any]:
@@ -46,19 +49,31 @@ class Loader:
         self._iterator.set_state(state["iterator"])
 
 
+def asked_and_answered(example: Example) -> Any:
+    """The prompt and the answer of an example, for JSON."""
+    return [example.prompt, example.answer]
+
+
 def loader(
-    source: Source, *, batch_size: int, seed: int, shard_index: int = 0, shard_count: int = 1
-) -> Loader:
+    source: Sequence[T],
+    *,
+    batch_size: int,
+    seed: int,
+    shard_index: int = 0,
+    shard_count: int = 1,
+    words: Callable[[Any], Any] = asked_and_answered,
+) -> Loader[T]:
     """Batches of examples, every epoch in an order of its own.
 
     A batch may reach over the end of an epoch, so that no example is left out.
 
     Args:
-      source: the examples.
+      source: the examples, of whatever kind.
       batch_size: examples of a batch of this shard.
       seed: of the shuffling, 0 ≤ seed < 2³².
       shard_index: which of the shards (hosts) this is.
       shard_count: how many there are; each has every `shard_count`-th example, and its own epochs.
+      words: an example -> what it says, for JSON: a place in other words is refused.
 
     Raises:
       ValueError: no examples, or a size, seed or shard that is impossible.
@@ -75,7 +90,7 @@ def loader(
     reading = grain.ReadOptions(num_threads=0, prefetch_buffer_size=0)  # rows are small: threads cost more
     settings = {
         "examples": len(source),
-        "digest": _digest(source),
+        "digest": _digest(source, words),
         "batch_size": batch_size,
         "seed": seed,
         "shard_index": shard_index,
@@ -85,10 +100,9 @@ def loader(
     return Loader(iter(batches), settings)
 
 
-def _digest(source: Source) -> int:
-    """CRC-32 of all prompts and answers: a file that was edited between two runs is noticed."""
+def _digest(source: Sequence[Any], words: Callable[[Any], Any]) -> int:
+    """CRC-32 of what all examples say: a file that was edited between two runs is noticed."""
     digest = 0
     for index in range(len(source)):
-        example = source[index]
-        digest = zlib.crc32(json.dumps([example.prompt, example.answer]).encode(), digest)
+        digest = zlib.crc32(json.dumps(words(source[index])).encode(), digest)
     return digest

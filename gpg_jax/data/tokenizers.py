@@ -222,9 +222,11 @@ def character_tokenizer(alphabet: str, pieces: Sequence[str] = ()) -> Tokenizer:
     names = {"pad_token": "<pad>", "eos_token": "<eos>"}
     texts = [*names.values(), *alphabet, *pieces]
     ids = {text: number for number, text in enumerate(texts) if number >= len(names)}
-    longest_first = sorted(ids, key=len, reverse=True)
-    split = re.compile("|".join(map(re.escape, longest_first)))
-    anything = re.compile(rf"{split.pattern}|[\s\S]")
+    written = {text: number for number, text in enumerate(texts)}
+    split, anything = (
+        re.compile("|".join(map(re.escape, sorted(known, key=len, reverse=True))) + rest)
+        for known, rest in ((written, ""), (ids, r"|[\s\S]"))
+    )
 
     def encode(text: str) -> list[int]:
         found = split.findall(text)
@@ -233,7 +235,7 @@ def character_tokenizer(alphabet: str, pieces: Sequence[str] = ()) -> Tokenizer:
             raise ValueError(
                 f"{text!r} has {', '.join(map(repr, foreign))}, which the alphabet {alphabet!r} lacks"
             )
-        return [ids[piece] for piece in found]
+        return [written[piece] for piece in found]
 
     def encode_foreign(text: str) -> list[int]:
         found = (ids.get(piece, ids.get("?")) for piece in anything.findall(text))

@@ -59,6 +59,7 @@ class Written(NamedTuple):
       fork: `int32[B]`, index of its first own token in the response.
       calls: `int32[B]`, calls of tools that were answered.
       late: `bool[B]`, rows of trees that were begun to use up rows left over; None for none.
+      scores: what models say of the rows, name -> `float32[B]`; None where none was asked.
     """
 
     tokens: np.ndarray
@@ -70,6 +71,7 @@ class Written(NamedTuple):
     fork: np.ndarray
     calls: np.ndarray
     late: np.ndarray | None = None
+    scores: dict[str, np.ndarray] | None = None
 
 
 def written(responses: Responses) -> Written:
@@ -102,6 +104,28 @@ def _place(rows: np.ndarray, values: np.ndarray, start: np.ndarray) -> np.ndarra
     return rows
 
 
+def rows_of(prompts: Prompts, responses: Written) -> tuple[np.ndarray, np.ndarray]:
+    """Prompts and responses as rows: tokens `int32[B, S + N]`, and where the responses begin, `int32[B]`.
+
+    Args:
+      prompts: P prompts of S slots.
+      responses: B rows of N slots; row b answers prompt `b // (B / P)`.
+
+    Raises:
+      ValueError: rows that the prompts do not divide.
+    """
+    rows, slots = responses.tokens.shape
+    if rows % len(prompts.length):
+        raise ValueError(f"{rows} responses cannot be shared out among {len(prompts.length)} prompts")
+    group = rows // len(prompts.length)
+    start = np.repeat(prompts.length, group).astype(np.int32)
+    width = prompts.tokens.shape[1] + slots
+    text = np.zeros((rows, width), np.int32)
+    text[:, : prompts.tokens.shape[1]] = np.repeat(prompts.tokens, group, axis=0)
+    text[np.arange(width)[None] >= start[:, None]] = 0
+    return _place(text, responses.tokens, start), start
+
+
 def build_rollout(
     prompts: Prompts,
     responses: Written,
@@ -131,18 +155,12 @@ def build_rollout(
     """
     if greedy:
         raise ValueError("a greedy rollout has no probabilities to train on; sample at a temperature above 0")
-    rows, slots = responses.tokens.shape
-    if rows % len(prompts.length):
-        raise ValueError(f"{rows} responses cannot be shared out among {len(prompts.length)} prompts")
+    text, start = rows_of(prompts, responses)
+    rows, width = text.shape
     group = rows // len(prompts.length)
-    start = np.repeat(prompts.length, group).astype(np.int32)
-    width = prompts.tokens.shape[1] + slots
-    text = np.zeros((rows, width), np.int32)
-    text[:, : prompts.tokens.shape[1]] = np.repeat(prompts.tokens, group, axis=0)
-    text[np.arange(width)[None] >= start[:, None]] = 0
     fork = start + responses.fork.astype(np.int32)
     return Rollout(
-        tokens=_place(text, responses.tokens, start),
+        tokens=text,
         action_mask=_place(np.zeros((rows, width), bool), responses.acted, start),
         prompt_length=start,
         length=start + responses.length.astype(np.int32),

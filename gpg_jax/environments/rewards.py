@@ -27,6 +27,20 @@ class Reward(NamedTuple):
     weight: float = 1.0
 
 
+class Scored(NamedTuple):
+    """A term of a reward that is known of all rows at once, as a reward model's scores are: weight · values.
+
+    Attributes:
+      name: of the term.
+      values: `[B]`.
+      weight: of the term.
+    """
+
+    name: str
+    values: np.ndarray
+    weight: float = 1.0
+
+
 class Failure(NamedTuple):
     """What a reward function did not survive."""
 
@@ -61,7 +75,7 @@ def judge(
     verifier: RewardFunction,
     texts: Sequence[str],
     examples: Sequence[Example],
-    terms: Sequence[Reward] = (),
+    terms: Sequence[Reward | Scored] = (),
 ) -> Judged:
     """Outcomes by a verifier, and rewards R = Σ_k w_k · f_k(text, example).
 
@@ -72,19 +86,16 @@ def judge(
       terms: of the reward; the outcome itself for none.
 
     Raises:
-      ValueError: texts and examples that do not match, two terms of one name, or a weight that is not
-        finite.
+      ValueError: texts, examples and scores that do not match, two terms of one name, or a weight that is
+        not finite.
     """
     if len(texts) != len(examples):
         raise ValueError(f"{len(texts)} texts and {len(examples)} examples; there must be one a row")
     terms = tuple(terms) or (Reward("outcome", verifier),)
-    _check_terms(terms)
+    _check_terms(terms, len(texts))
     failures: list[Failure] = []
     outcome = _apply("verifier", verifier, texts, examples, failures)
-    parts = {
-        term.name: outcome if term.function is verifier else _apply(*term[:2], texts, examples, failures)
-        for term in terms
-    }
+    parts = {term.name: _part(term, verifier, outcome, texts, examples, failures) for term in terms}
     total = _weighted_sum(terms, parts, texts, failures)
     failed = np.zeros(len(texts), bool)
     failed[[failure.row for failure in failures]] = True
@@ -97,13 +108,32 @@ def judge(
     )
 
 
-def _check_terms(terms: Sequence[Reward]) -> None:
+def _part(
+    term: Reward | Scored,
+    verifier: RewardFunction,
+    outcome: np.ndarray,
+    texts: Sequence[str],
+    examples: Sequence[Example],
+    failures: list[Failure],
+) -> np.ndarray:
+    """What a term says of the rows."""
+    if isinstance(term, Reward):
+        if term.function is verifier:
+            return outcome
+        return _apply(term.name, term.function, texts, examples, failures)
+    values = iter(term.values)
+    return _apply(term.name, lambda text, example: next(values), texts, examples, failures)
+
+
+def _check_terms(terms: Sequence[Reward | Scored], rows: int) -> None:
     names = [term.name for term in terms]
     if len(set(names)) < len(names):
         raise ValueError(f"the rewards {names} have a name twice; give each its own")
     for term in terms:
         if not abs(term.weight) <= _LARGEST:
             raise ValueError(f"the weight of reward {term.name!r} is {term.weight}; it must be finite")
+        if isinstance(term, Scored) and len(term.values) != rows:
+            raise ValueError(f"the reward {term.name!r} has {len(term.values)} values for {rows} rows")
 
 
 def _apply(
@@ -133,7 +163,10 @@ def _number(value: object) -> float:
 
 
 def _weighted_sum(
-    terms: Sequence[Reward], parts: dict[str, np.ndarray], texts: Sequence[str], failures: list[Failure]
+    terms: Sequence[Reward | Scored],
+    parts: dict[str, np.ndarray],
+    texts: Sequence[str],
+    failures: list[Failure],
 ) -> np.ndarray:
     weighted = [term.weight * parts[term.name].astype(np.float64) for term in terms]
     total = np.sum(weighted, axis=0)

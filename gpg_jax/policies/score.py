@@ -39,6 +39,16 @@ class Layout:
         return self.prompt_slots + self.new_slots
 
 
+def check_rows(tokens: Array, layout: Layout) -> None:
+    """Raises a ValueError for rows `[B, L]` whose shape is not the layout's."""
+    rows, width = tokens.shape
+    if width != layout.length or rows % layout.shared:
+        raise ValueError(
+            f"tokens have the shape {tokens.shape}; {layout} needs rows of {layout.length} tokens, "
+            f"a multiple of {layout.shared} of them"
+        )
+
+
 def prompt_positions(prompt_length: Array, slots: int) -> Array:
     """`int32[P, slots]`: positions of the prompt's tokens but the last, -1 elsewhere."""
     index = jnp.arange(slots, dtype=jnp.int32)[None]
@@ -126,12 +136,8 @@ def score(
     Raises:
       ValueError: rows whose shape is not the layout's.
     """
-    rows, width = tokens.shape
-    if width != layout.length or rows % layout.shared:
-        raise ValueError(
-            f"tokens have the shape {tokens.shape}; {layout} needs rows of {layout.length} tokens, "
-            f"a multiple of {layout.shared} of them"
-        )
+    check_rows(tokens, layout)
+    width = layout.length
     on_policy = critic is not None and critic[0].trunk is None
     states, target = tail_hidden(policy, params, tokens, prompt_length, length, layout, last=on_policy)
     hidden, target = states[:, : layout.new_slots], target[:, : layout.new_slots]

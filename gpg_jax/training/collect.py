@@ -172,6 +172,29 @@ def demonstrated(demonstrate: Callable[[Example], tuple[list[int], list[bool]]],
     return write
 
 
+def scored(write: Write, name: str, score: Callable[[Prompts, Written], np.ndarray]) -> Write:
+    """What responds, with a model's word on every row; all processes take part.
+
+    Args:
+      write: what responds.
+      name: of the model's scores.
+      score: P prompts, B responses -> `float32[B]`.
+    """
+
+    def write_and_score(
+        params: Params, examples: Sequence[Example], prompts: Prompts, uid: Array, key: Array
+    ) -> Callable[[], Written]:
+        responses = write(params, examples, prompts, uid, key)
+
+        def answer() -> Written:
+            said = responses()
+            return said._replace(scores={**(said.scores or {}), name: score(prompts, said)})
+
+        return answer
+
+    return write_and_score
+
+
 def batch_key(key: Array, number: int) -> Array:
     """The key of batch `number` of prompts for a rollout."""
     return jax.random.fold_in(key, number)

@@ -10,8 +10,9 @@ import jax.numpy as jnp
 
 from gpg_jax.losses import metrics as measures
 from gpg_jax.losses.objective import loss, weigh
+from gpg_jax.training.accumulate import summed
 from gpg_jax.training.program import Program
-from gpg_jax.training.scoring import cut, own_rows, score_rows
+from gpg_jax.training.scoring import own_rows, score_rows
 from gpg_jax.training.state import Networks, TrainState, networks_of
 from gpg_jax.types import Array, Batch, Estimate
 
@@ -48,12 +49,12 @@ def gradient(
         (value, seen), grads = slope(trained(program, whole_networks), part)
         return grads, {**seen, "loss": (value, jnp.float32(0))}
 
-    grads, seen = summed(program, one, (batch, fixed, weigh(objective, batch.rollout, fixed)))
+    grads, seen = over_rows(program, one, (batch, fixed, weigh(objective, batch.rollout, fixed)))
     # The loss is a sum over micro-batches and devices, and a mean over updates alone.
     return grads, {**seen, "loss": (seen["loss"][0], jnp.float32(1))}
 
 
-def summed(
+def over_rows(
     program: Program, one: Callable[[Any], tuple[Any, measures.Metrics]], whole: Any
 ) -> tuple[Any, measures.Metrics]:
     """Sums over the micro-batches and devices of a global minibatch.
@@ -66,22 +67,7 @@ def summed(
     Returns:
       The pytree and the metrics of all rows.
     """
-    plan = program.plan
-
-    def micro(part: Any) -> tuple[Any, measures.Metrics]:
-        return one(own_rows(part, program))
-
-    def accumulate(total, part):
-        sums, seen = micro(part)
-        return (jax.tree.map(jnp.add, total[0], sums), measures.merge(total[1], seen)), None
-
-    if plan.micro_batches == 1:
-        total = micro(whole)
-    else:
-        parts = cut(whole, plan.micro_batches)
-        sums, seen = jax.eval_shape(micro, jax.tree.map(lambda leaf: leaf[0], parts))
-        nothing = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), sums), measures.empty(seen)
-        total, _ = jax.lax.scan(accumulate, nothing, parts)
+    total = summed(lambda part: one(own_rows(part, program)), whole, program.plan.micro_batches)
     return _sum_over_devices(*total, program.axis_name)
 
 

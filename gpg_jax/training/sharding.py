@@ -7,9 +7,10 @@ the parameters are gathered over `fsdp` and stay split over `tensor`.
 from __future__ import annotations
 
 import dataclasses
+import functools
 import math
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -142,7 +143,7 @@ def state_shardings(
     specs, critic, own = parameter_specs(state.params, mesh, rules), None, None
     if state.critic is not None:
         own = critic_specs(state.critic.params, mesh, rules)
-        critic = CriticState(params=own, optimizer=_moments(critic_optimizer, state.critic.optimizer, own))
+        critic = _critic_partitions(state.critic, critic_optimizer, own)
     tree: Any = state  # of partitions instead of arrays
     whole = dataclasses.replace(
         tree,
@@ -157,6 +158,43 @@ def state_shardings(
         past=tuple(Networks(specs, own) for _ in state.past),
     )
     return named(whole, mesh)
+
+
+def critic_shardings(
+    state: CriticState,
+    optimizer: optax.GradientTransformation,
+    mesh: Mesh,
+    rules: Sequence[tuple[str, Spec]] = RULES,
+) -> CriticState:
+    """Shardings of a critic that is trained by itself, as a reward model is.
+
+    Args:
+      state: the state or its shapes.
+      optimizer: whose state it holds.
+      mesh: the mesh.
+      rules: see `parameter_specs`.
+    """
+    return named(_critic_partitions(state, optimizer, critic_specs(state.params, mesh, rules)), mesh)
+
+
+def rows_on(mesh: Mesh) -> Callable[[Any], Any]:
+    """What holds the first axis of every array in its place on a mesh, inside of `jax.jit`."""
+    place = NamedSharding(mesh, ROWS)
+    return functools.partial(jax.tree.map, lambda leaf: jax.lax.with_sharding_constraint(leaf, place))
+
+
+def placed(array: np.ndarray, place: NamedSharding) -> jax.Array:
+    """An array of the host on a mesh; each process puts its own part.
+
+    `jax.device_put` would compare whole arrays between processes.
+    """
+    return jax.make_array_from_callback(array.shape, place, lambda index: array[index])
+
+
+def _critic_partitions(
+    state: CriticState, optimizer: optax.GradientTransformation | None, specs: Any
+) -> CriticState:
+    return CriticState(params=specs, optimizer=_moments(optimizer, state.optimizer, specs))
 
 
 def _moments(optimizer: optax.GradientTransformation | None, moments: Any, specs: Any) -> Any:

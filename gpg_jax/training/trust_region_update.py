@@ -17,7 +17,7 @@ from gpg_jax.estimators.masked import masked_sum
 from gpg_jax.losses import metrics as measures
 from gpg_jax.losses.objective import loss, penalty_coefficients, trained_units, weigh
 from gpg_jax.losses.weights import token_mean
-from gpg_jax.training.gradient import gradient, summed
+from gpg_jax.training.gradient import gradient, over_rows
 from gpg_jax.training.plan import Plan
 from gpg_jax.training.program import Program, of_policy
 from gpg_jax.training.scoring import score_rows
@@ -113,7 +113,7 @@ def _fisher(program: Program, params: Params, batch: Batch, fixed: Estimate) -> 
 
             return fisher_vector_product(divergence, params, vector), {}
 
-        return summed(program, one, parts)[0]
+        return over_rows(program, one, parts)[0]
 
     return product
 
@@ -143,7 +143,7 @@ def _measure(
             value, seen = loss(objective, scores, rows, kept, weights, penalty_weights, coefficients)
             return (value, masked_sum(mean * scores.kl_old, trained_units(kept) >= 0)), seen
 
-        (value, divergence), seen = summed(program, one, parts)
+        (value, divergence), seen = over_rows(program, one, parts)
         return Trial(loss_before - value, divergence, seen | {"loss": (value, jnp.float32(1))})
 
     return measure

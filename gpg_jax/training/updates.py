@@ -80,19 +80,20 @@ def _renumbered(rows: Rollout, index: Array) -> Rollout:
 def update(program: Program, state: TrainState, grads: Networks) -> tuple[TrainState, dict[str, Array]]:
     norms: dict[str, Array] = {}
     if "policy" in program.trains:
-        params, moments, norms = _moved(program.optimizer, grads.policy, state.optimizer, state.params)
+        params, moments, norms = descend(program.optimizer, grads.policy, state.optimizer, state.params)
         state = dataclasses.replace(state, params=params, optimizer=moments, update=state.update + 1)
     if grads.critic is not None and state.critic is not None and program.critic is not None:
         own = state.critic
-        params, moments, seen = _moved(program.critic[1], grads.critic, own.optimizer, own.params)
+        params, moments, seen = descend(program.critic[1], grads.critic, own.optimizer, own.params)
         state = dataclasses.replace(state, critic=CriticState(params=params, optimizer=moments))
         norms |= {f"critic_{name}": norm for name, norm in seen.items()}
     return state, norms
 
 
-def _moved(
+def descend(
     optimizer: optax.GradientTransformation, grads: Params, moments: Any, params: Params
 ) -> tuple[Params, Any, dict[str, Array]]:
+    """Parameters and moments behind an optimizer's step, and the norms of gradient and step."""
     updates, moments = optimizer.update(grads, moments, params)
     norms = {
         "gradient_norm": optax.tree_utils.tree_norm(grads),

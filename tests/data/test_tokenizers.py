@@ -254,6 +254,8 @@ def test_character_ids():
     tokenizer = character_tokenizer("ab")
     assert (tokenizer.pad_id, tokenizer.eos_ids, tokenizer.vocab_size) == (0, (1,), 4)
     assert tokenizer.encode("ba") == [3, 2]
+    assert tokenizer.encode("a<pad>b<eos>") == [2, 0, 3, 1]  # as `decode_all` writes them
+    assert tokenizer.encode_foreign("a<pad>b") == [2, 2, 3]
     check_tokenizer_fits(tokenizer, 4)
 
 

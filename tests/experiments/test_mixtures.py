@@ -101,7 +101,7 @@ def test_a_pretrained_network_is_every_member(monkeypatch):
         params = bigram.policy(architecture).init(jax.random.key(7))
         return architecture, jax.device_get(params)
 
-    monkeypatch.setattr("experiments.setup._load_model", load)
+    monkeypatch.setattr("experiments.setup.load_model", load)
     setup = build(configuration())
     state = first_state(setup)
     same(state.params["members"], setup.pretrained["members"])

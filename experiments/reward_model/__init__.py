@@ -1,0 +1,1 @@
+"""A reward model: how it is trained on preferences, and how a policy's run has its responses scored by it."""

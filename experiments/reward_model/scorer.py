@@ -1,0 +1,140 @@
+"""The reward model of a policy's run: found and checked before anything compiles, loaded when needed."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from pathlib import Path
+from typing import NamedTuple
+
+from jax.sharding import Mesh
+
+from experiments.config import Experiment
+from experiments.reading import from_config_dict
+from experiments.resuming import restored_checkpoint
+from experiments.reward_model.config import NAME, RewardModelConfig
+from experiments.reward_model.experiment import RewardModelExperiment
+from experiments.reward_model.setup import (
+    MODEL,
+    Model,
+    fingerprint,
+    make_reward_model,
+    model_from_json,
+    optimizer_of,
+    state_like,
+)
+from experiments.workdir import read_workdir, refusals
+from gpg_jax.data.tokenizers import Tokenizer
+from gpg_jax.training.checkpoints import read_checkpoints
+from gpg_jax.training.collect import Write, scored
+from gpg_jax.training.row_rewards import Score, row_scorer
+from gpg_jax.training.sharding import row_shards
+
+
+class Scorer(NamedTuple):
+    """A reward model that is loaded.
+
+    Attributes:
+      score: P prompts, B responses -> `float32[B]`.
+      summary: which one it is.
+    """
+
+    score: Score
+    summary: str
+
+
+def find_scorer(config: Experiment, tokenizer: Tokenizer, mesh: Mesh) -> Callable[[], Scorer] | None:
+    """The reward model that a run is scored by, None where it has none.
+
+    Args:
+      config: of the run.
+      tokenizer: of the policy.
+      mesh: of the run.
+
+    Returns:
+      () -> the model with its weights on the mesh; they are read once.
+
+    Raises:
+      ValueError: no reward model there, one that is not trained to its end, or one that does not fit; when it
+        is loaded, no such checkpoint, a damaged one, or one that gives all rows the same reward.
+    """
+    asked = config.reward_model
+    if asked.workdir is None:
+        return None
+    folder = Path(asked.workdir)
+    given = read_workdir(folder)
+    if "preferences" not in given or not (folder / MODEL).is_file():
+        raise ValueError(
+            f"reward_model.workdir {asked.workdir!r} is not the folder of a reward model; "
+            "experiments.train_reward_model makes one"
+        )
+    trained = from_config_dict(RewardModelExperiment, given)
+    with refusals(folder):
+        model = model_from_json((folder / MODEL).read_text(encoding="utf-8"))
+    _check_fit(config, tokenizer, mesh, model)
+    if not asked.checkpoint.isdecimal():
+        _check_finished(folder, trained.schedule.steps)
+    return functools.cache(lambda: _load(asked, trained, model, mesh))
+
+
+def scoring(write: Write, scorer: Callable[[], Scorer] | None) -> Write:
+    """What responds, with the reward model's scores where a run has one.
+
+    Args:
+      write: what responds.
+      scorer: from `find_scorer`.
+    """
+    return write if scorer is None else scored(write, NAME, scorer().score)
+
+
+def _load(asked: RewardModelConfig, trained: RewardModelExperiment, model: Model, mesh: Mesh) -> Scorer:
+    critic, folder = make_reward_model(model), Path(asked.workdir or "")
+    like = state_like(critic, optimizer_of(trained), mesh)
+    # The newest one is that of the last update, and no older one in its place where it is damaged.
+    wanted = str(trained.schedule.steps) if asked.checkpoint == "latest" else asked.checkpoint
+    restored = restored_checkpoint(folder, like, wanted, lambda text: None)
+    mean, std = (restored.host["statistics"][name] for name in ("mean", "std"))
+    if not std > 0:
+        raise ValueError(
+            f"the reward model of update {restored.step} in {folder} gives every response the reward "
+            f"{mean:g}: it has learnt nothing; train it longer, or name another reward_model.checkpoint"
+        )
+    accuracy = restored.host["accuracies"].get(str(restored.step))
+    shown = "not measured" if accuracy is None else f"{accuracy:.3f}"
+    summary = (
+        f"reward model: update {restored.step} of {folder}, held-out accuracy {shown}; rewards {mean:.3f} ± "
+        f"{std:.3f} on its training pairs, {'normalised' if asked.normalise else 'taken as they are'}"
+    )
+    own = {"mean": mean, "std": std} if asked.normalise else {}
+    return Scorer(row_scorer(critic, restored.state.params, mesh, batch=asked.batch, **own), summary)
+
+
+def _check_fit(config: Experiment, tokenizer: Tokenizer, mesh: Mesh, model: Model) -> None:
+    folder, shards = config.reward_model.workdir, row_shards(mesh)
+    if model.tokenizer != fingerprint(tokenizer):
+        raise ValueError(
+            f"the reward model in {folder} reads other tokens than the policy writes: train it with the "
+            "tokenizer of the policy's model.name, or with its task.alphabet and task.pieces"
+        )
+    length = config.task.prompt_tokens + config.sampling.new_tokens
+    if length > model.architecture.max_length:
+        raise ValueError(
+            f"task.prompt_tokens + sampling.new_tokens is {length}, and the positions of the reward model in "
+            f"{folder} were trained for {model.architecture.max_length} tokens: lower one of them"
+        )
+    if config.reward_model.batch % shards:
+        raise ValueError(
+            f"reward_model.batch is {config.reward_model.batch}, and rows are scored on {shards} devices; "
+            f"choose a multiple of {shards}"
+        )
+
+
+def _check_finished(folder: Path, steps: int) -> None:
+    """What is still trained has another best checkpoint tomorrow: a run could not be resumed with it."""
+    with read_checkpoints(folder / "checkpoints") as checkpoints:
+        newest = checkpoints.latest.step if checkpoints.latest else 0
+    if newest < steps:
+        raise ValueError(
+            f"the reward model in {folder} has been trained for {newest} of its {steps} updates: let it "
+            "finish (its command again), or name one of its checkpoints by reward_model.checkpoint"
+        )
