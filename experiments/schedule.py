@@ -29,6 +29,7 @@ class Schedule(NamedTuple):
       value_steps: iterations of the value pretraining behind it, at most.
       cold_plan: how their demonstrations are cut, None without any.
       generations: batches of prompts that may be tried for one rollout.
+      policy_updates: updates of the policy on a rollout; fewer than the plan's where those are its critic's.
     """
 
     plan: Plan
@@ -39,6 +40,7 @@ class Schedule(NamedTuple):
     value_steps: int
     cold_plan: Plan | None
     generations: int
+    policy_updates: int
 
     @property
     def numbers(self) -> tuple[range, range, range]:
@@ -61,7 +63,7 @@ class Schedule(NamedTuple):
     def updates_through(self, step: int) -> int:
         """Updates of the policy through an iteration."""
         before = self.cold_steps + self.value_steps
-        return min(step, self.cold_steps) + max(step - before, 0) * self.plan.updates
+        return min(step, self.cold_steps) + max(step - before, 0) * self.policy_updates
 
     @property
     def critic_updates(self) -> int:
@@ -112,6 +114,7 @@ def derive(config: Experiment, devices: list[jax.Device] | None = None) -> Sched
         value_steps=config.critic.pretraining_steps,
         cold_plan=_cold_plan(config, shards) if cold.steps else None,
         generations=sizes.generations,
+        policy_updates=plan.updates,
     )
 
 
@@ -163,7 +166,8 @@ def table(config: Experiment, schedule: Schedule, parameters: int, demonstration
         "row": f"{layout.prompt_slots} + {layout.new_slots} = {layout.length} tokens at most",
         "tokens": f"{new:,} new ones at most an iteration, {new * schedule.steps:,} a run",
         "actors": _actors(config),
-        "updates": f"{plan.epochs} epochs × {plan.minibatches} minibatches of {plan.minibatch_rows} rows",
+        "updates": f"{plan.epochs} epochs × {plan.minibatches} minibatches of {plan.minibatch_rows} rows"
+        + (f", {schedule.policy_updates} of the policy" if schedule.policy_updates < plan.updates else ""),
         "micro-batches": f"{plan.micro_batches} of {plan.micro_rows} rows, {own} a device",
     }
     if config.sampling.distribution.truncated:

@@ -49,7 +49,7 @@ from gpg_jax.training.checkpoints import template
 from gpg_jax.training.collect import Collector, Decode, Write, decoded, spoken
 from gpg_jax.training.sharding import parameter_specs, state_shardings
 from gpg_jax.training.state import TrainState, create_critic_state, create_state
-from gpg_jax.types import Array, Batch, Conservative, Method, Params
+from gpg_jax.types import Array, Batch, Conservative, Method, Params, TrustRegion
 
 STREAMS = {"init": 0, "step": 1, "rollout": 2, "evaluation": 3}
 """Independent streams of randomness, each folded into the run's seed."""
@@ -105,6 +105,9 @@ def build(config: Experiment) -> Setup:
     architecture, pretrained = load_model(config.model, task.tokenizer)
     token_bytes = vocabulary_bytes(task.tokenizer, architecture.vocab_size)
     method = _method(config, token_bytes)
+    if isinstance(method.update, TrustRegion):
+        _check_float32(config)
+        schedule = schedule._replace(policy_updates=1)
     top_k, tokens = config.sampling.top_k, architecture.vocab_size
     if top_k > tokens:
         raise ValueError(f"sampling.top_k is {top_k}, and the model has {tokens} tokens; 0 keeps all")
@@ -268,6 +271,15 @@ def _mixed(
 def _stops(config: Experiment, tokenizer: Tokenizer, token_bytes: Sequence[bytes]) -> Automaton:
     patterns = call_patterns(config.tools) + config.sampling.stop
     return compile_automaton(patterns, token_bytes, tokenizer.eos_ids)
+
+
+def _check_float32(config: Experiment) -> None:
+    """Fisher-vector products need a forward derivative; see `policies.precision`."""
+    if jnp.dtype(config.model.dtype) != jnp.float32:
+        raise ValueError(
+            f"model.dtype is {config.model.dtype!r}, and {config.method.name!r} multiplies by the Fisher "
+            "information, which is found in float32 alone: give model.dtype=float32"
+        )
 
 
 def _check_lengths(config: Experiment, architecture: Architecture) -> None:

@@ -109,8 +109,8 @@ def conjugate_gradient(
 def fisher_vector_product(divergence: Callable[[Params], Array], params: Params, vector: Params) -> Params:
     """F v, F = ∇²D(θ) at the θ where D is smallest: the Fisher information for D = KL(π_old‖π_θ), θ = θ_old.
 
-    ∇⟨∇D, v⟩, reverse over reverse, as in OpenAI's baselines: products with a backward pass of their own
-    (`policies.precision`) have no forward derivative. The Hessian is symmetric, so it is the same vector.
+    ∂∇D(θ + tv)/∂t at t = 0: forward over reverse (jvp∘vjp), at the memory of one gradient. A network's
+    products must be in float32: in a lower type they have no forward derivative (`policies.precision`).
 
     Args:
       divergence: θ -> D(θ), a scalar, π_old under a stop-gradient; of some samples, for their part.
@@ -120,8 +120,7 @@ def fisher_vector_product(divergence: Callable[[Params], Array], params: Params,
     Returns:
       F v, without damping.
     """
-    _, pull = jax.vjp(jax.grad(divergence), params)
-    return pull(vector)[0]
+    return jax.jvp(jax.grad(divergence), (params,), (vector,))[1]
 
 
 def step_length(radius: Array | float, curvature: Array) -> Array:

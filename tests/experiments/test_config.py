@@ -210,3 +210,16 @@ def test_files_and_tasks_that_are_not_there(tmp_path):
 def test_plain_models_have_no_chat_template(tmp_path):
     with pytest.raises(ValueError, match="a model from scratch has no chat template"):
         load_task(read(task__chat=True))
+
+
+def test_a_trust_region_is_one_update_of_the_policy():
+    """4 updates of the plan are its critic's: the policy's are 5 in 5 iterations, and 20 for PPO."""
+    changes = dict(schedule__steps=5, schedule__epochs=2, schedule__minibatches=2)
+    for name, updates in (("trpo", 5), ("ppo", 20)):
+        schedule = build(read(method__name=name, **changes)).schedule
+        assert (schedule.plan.updates, schedule.updates, schedule.critic_updates) == (4, updates, 20)
+
+
+def test_the_fisher_information_is_found_in_float32():
+    with pytest.raises(ValueError, match="model.dtype is 'bfloat16', and 'trpo' multiplies by the Fisher"):
+        build(read(method__name="trpo", model__dtype="bfloat16"))

@@ -129,3 +129,19 @@ def test_float32_is_multiplied_as_it_is(dtype, count):
         )
         for one, other in zip(ours, plain, strict=True):
             np.testing.assert_allclose(one, other, rtol=1e-6, atol=1e-7)
+
+
+def test_float32_has_a_forward_derivative_to_any_order():
+    """Forward over reverse is reverse over reverse; a lower type has a backward pass of its own alone."""
+    left, right, *ways = (jax.random.normal(jax.random.key(n), (3, 3)) for n in range(4))
+
+    def total(dtype):
+        return lambda left, right: jnp.sum(jnp.sin(einsum("ab,bc->ac", jnp.dtype(dtype), left, right)))
+
+    slope = jax.grad(total("float32"), (0, 1))
+    forward = jax.jvp(slope, (left, right), tuple(ways))[1]
+    backward = jax.vjp(slope, left, right)[1](tuple(ways))
+    for one, other in zip(forward, backward, strict=True):
+        np.testing.assert_allclose(one, other, rtol=1e-5, atol=1e-6)
+    with pytest.raises(TypeError, match="forward-mode"):
+        jax.jvp(total("bfloat16"), (left, right), tuple(ways))
