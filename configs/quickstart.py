@@ -1,8 +1,10 @@
-"""SmolLM2-135M-Instruct learns to multiply by GRPO, on two CPU cores, without a hub.
+"""SmolLM2-135M-Instruct learns to multiply, on two CPU cores, without a hub.
 
     python -m experiments.train --config=configs/quickstart.py --workdir=runs/quickstart
+    python -m experiments.train --config=configs/quickstart.py:ppo --workdir=runs/quickstart_ppo
 
-About 6 minutes. Held-out pairs: sampled accuracy from below 0.1 to above 0.9.
+By GRPO in about 6 minutes: on held-out pairs, sampled accuracy from below 0.1 to above 0.9. Behind the colon
+stands any key of `gpg_jax.algorithms.ALGORITHMS`.
 """
 
 from __future__ import annotations
@@ -12,8 +14,8 @@ from ml_collections import ConfigDict
 from experiments.config import default_config
 
 
-def get_config() -> ConfigDict:
-    """The main job."""
+def get_config(method: str = "grpo") -> ConfigDict:
+    """The main job, by one of the methods."""
     config = default_config()
     config.model.name = "smollm2"
     config.task.name = "multiplication"
@@ -21,7 +23,7 @@ def get_config() -> ConfigDict:
     config.task.prompt_tokens = 48
     config.sampling.new_tokens = 5
     config.sampling.stop = ("\n",)
-    config.method.name = "grpo"
+    config.method.name = method
     config.method.kl_coefficient = 0.0
     config.optimizer.learning_rate = 1e-5
     config.optimizer.decay = "linear"
@@ -32,4 +34,14 @@ def get_config() -> ConfigDict:
     config.evaluation.batch = 16
     config.checkpoint.every = 30
     config.output.kl = True
+    if method == "dapo":
+        config.method.max_response, config.method.overlong_cache = 6, 1  # no answer here is overlong
+    if method == "vapo":
+        config.critic.pretraining_steps = 10
+    if method == "trpo":  # a Fisher-vector product costs 2.7 gradients, and twice the memory of one
+        config.method.cg_iterations = 4
+        config.schedule.micro_batches = 2
+    if method == "cpi":  # two networks of 540 MB; the safe step is too small to be seen
+        config.method.step, config.method.alpha, config.method.capacity = "fixed", 0.5, 2
+        config.schedule.epochs = 2
     return config
