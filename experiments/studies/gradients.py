@@ -143,8 +143,10 @@ def branchings(widths: Sequence[int], paper_roots: int, group: int) -> dict[str,
       group: M.
 
     Raises:
-      ValueError: a width that does not cut M rows into two trees or more.
+      ValueError: a width that does not cut M rows into two trees or more, or more roots than rows.
     """
+    if paper_roots > group:
+        raise ValueError(f"paper_roots is {paper_roots}, and base.schedule.group={group} rows begin no more")
     paper = {f"ARPO, N={paper_roots}": arpo_paper(paper_roots, tokens=1)} if paper_roots else {}
     return fixed_widths(widths, group) | paper
 

@@ -256,6 +256,7 @@ def test_the_policy_of_the_study_has_learnt_from_rewards():
     ("changes", "message"),
     [
         ({"widths": (1, 4)}, "a width of 4 does not cut base.schedule.group=4 rows"),
+        ({"paper_roots": 5}, "paper_roots is 5, and base.schedule.group=4 rows begin no more"),
         ({"rollouts": 6}, "rollouts is 6; it must be a multiple of together=4"),
         ({"widths": (2,)}, "the width 1 is what the others are compared with"),
         ({"prompts": 5}, "prompts is 5; base.schedule.prompts=4"),
