@@ -14,6 +14,7 @@ beside it, when it was stopped and how long it waited change nothing.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -23,6 +24,7 @@ from jax import Array
 from jax.typing import ArrayLike
 
 from gpg_jax.decoding.automaton import Automaton, advance
+from gpg_jax.decoding.rows import copy_rows, put_entries, row_axes, take
 from gpg_jax.decoding.sampling import Sampling, sample, uniforms
 from gpg_jax.decoding.uncertainty import Uncertainty
 from gpg_jax.policies.policy import Cache, Context, Policy
@@ -92,6 +94,18 @@ class LivePrograms(NamedTuple):
     fork: Callable[..., Live]
 
 
+class Parts(NamedTuple):
+    """What the programs are made of, see `live_programs`; `row_axes` as of `decoding.rows`."""
+
+    policy: Policy
+    new_slots: int
+    sampling: Sampling
+    automaton: Automaton
+    uncertainty: Uncertainty | None
+    patience: int
+    row_axes: Any
+
+
 def live_programs(
     policy: Policy,
     *,
@@ -116,185 +130,157 @@ def live_programs(
     """
     if new_slots < 1:
         raise ValueError(f"new_slots={new_slots}; the budget must be at least 1 new token")
-    row_axes = _row_axes(policy)
-
-    @jax.jit
-    def begin(params: Params, prompts: Array, prompt_length: Array, running: Array) -> tuple[Prefix, Live]:
-        rows = running.shape[0]
-        position = prompt_positions(prompt_length, prompts.shape[1])
-        _, cache = policy.hidden(params, prompts, position, ())
-        last = jnp.take_along_axis(prompts, prompt_length[:, None] - 1, axis=1)[:, 0]
-        watched = 0 if uncertainty is None else new_slots
-        live = Live(
-            cache=policy.init_cache(rows, new_slots),
-            tokens=jnp.zeros((rows, new_slots), jnp.int32),
-            acted=jnp.zeros((rows, new_slots), bool),
-            log_prob=jnp.zeros((rows, new_slots), jnp.float32),
-            uncertainty=jnp.zeros((rows, watched), jnp.float32),
-            length=jnp.zeros((rows,), jnp.int32),
-            state=jnp.zeros((rows,), jnp.int32),
-            pattern=jnp.full((rows,), -1, jnp.int32),
-            running=jnp.asarray(running),
-        )
-        return Prefix(Context(cache, position), last, prompt_length), live
-
-    def own_context(prefix: Prefix, cache: Cache, length: Array, owner: Array) -> Context:
-        slot = jnp.arange(new_slots, dtype=jnp.int32)[None]
-        position = prefix.length[owner][:, None] - 1 + slot
-        return Context(cache, jnp.where(slot < length[:, None], position, -1))
-
-    def last_token(prefix: Prefix, tokens: Array, length: Array, owner: Array) -> Array:
-        newest = jnp.take_along_axis(tokens, jnp.maximum(length - 1, 0)[:, None], axis=1)[:, 0]
-        return jnp.where(length == 0, prefix.last_token[owner], newest)
-
-    def step(params: Params, prefix: Prefix, live: Live, uid: Array, key: Array) -> Live:
-        rows = jnp.arange(uid.shape[0])
-        owner = rows // (uid.shape[0] // prefix.length.shape[0])
-        token = last_token(prefix, live.tokens, live.length, owner)
-        position = prefix.length[owner] - 1 + live.length
-        contexts = (prefix.context, own_context(prefix, live.cache, live.length, owner))
-        hidden, entry = policy.hidden(params, token[:, None], position[:, None], contexts)
-        logits = policy.unembed(params, hidden[:, 0])
-        drawn = sample(logits, uniforms(key, uid, live.length), sampling)
-        state, pattern = advance(automaton, live.state, drawn.token)
-        running = live.running
-        place = jnp.where(running, live.length, new_slots)  # past the end, where nothing is written
-
-        def put(whole: Array, value: ArrayLike) -> Array:
-            return whole.at[rows, place].set(jnp.asarray(value, whole.dtype), mode="drop")
-
-        length = live.length + running
-        watched = live.uncertainty
-        if uncertainty is not None:
-            watched = put(watched, uncertainty(logits, sampling.temperature))
-        return Live(
-            cache=_put(live.cache, entry, rows[:, None], place[:, None], row_axes),
-            tokens=put(live.tokens, drawn.token),
-            acted=put(live.acted, running),
-            log_prob=put(live.log_prob, drawn.log_prob),
-            uncertainty=watched,
-            length=length,
-            state=jnp.where(running, state, live.state),
-            pattern=jnp.where(running, pattern, live.pattern),
-            running=running & (pattern < 0) & (length < new_slots),
-        )
-
-    def run(
-        params: Params,
-        prefix: Prefix,
-        live: Live,
-        uid: Array,
-        key: Array,
-        steps: Array,
-        calls: Array,
-        watched: Array,
-    ) -> Live:
-        def unfinished(carry: tuple[Live, Array]) -> Array:
-            return (carry[1] > 0) & jnp.any(carry[0].running)
-
-        def proceed(carry: tuple[Live, Array]) -> tuple[Live, Array]:
-            before, left = carry
-            after = step(params, prefix, before, uid, key)
-            called = (after.pattern >= 0) & (after.pattern < calls)
-            heeded = jnp.any(before.running & ~after.running & (called | watched))
-            left = left - 1
-            return after, jnp.where(heeded, jnp.minimum(left, patience), left)
-
-        return jax.lax.while_loop(unfinished, proceed, (live, jnp.asarray(steps, jnp.int32)))[0]
-
-    def append(params: Params, prefix: Prefix, live: Live, rows: Array, tokens: Array, count: Array) -> Live:
-        total, width = live.length.shape[0], tokens.shape[1]
-        used, index = rows < total, jnp.minimum(rows, total - 1)
-        owner = index // (total // prefix.length.shape[0])
-        length = live.length[index]
-        offset = jnp.arange(width, dtype=jnp.int32)[None]
-        new = used[:, None] & (offset < count[:, None])
-        # Read are the row's newest token and all new ones but the last, which the next step reads.
-        newest = last_token(prefix, live.tokens[index], length, owner)
-        read = jnp.concatenate([newest[:, None], tokens[:, :-1]], axis=1)
-        position = jnp.where(new, prefix.length[owner][:, None] - 1 + length[:, None] + offset, -1)
-        prompt = Context(
-            _take(prefix.context.cache, owner, row_axes), jnp.take(prefix.context.position, owner, axis=0)
-        )
-        own = own_context(prefix, _take(live.cache, index, row_axes), length, owner)
-        _, entry = policy.hidden(params, read, position, (prompt, own))
-        slot = jnp.where(new, length[:, None] + offset, new_slots)
-        row = jnp.broadcast_to(index[:, None], slot.shape)
-        resumed = jnp.where(used, index, total)
-        return live._replace(
-            cache=_put(live.cache, entry, row, slot, row_axes),
-            tokens=live.tokens.at[row, slot].set(tokens, mode="drop"),
-            length=live.length.at[resumed].add(jnp.where(used, count, 0), mode="drop"),
-            state=live.state.at[resumed].set(0, mode="drop"),
-            pattern=live.pattern.at[resumed].set(-1, mode="drop"),
-            running=live.running.at[resumed].set(True, mode="drop"),
-        )
-
-    def fork(live: Live, children: Array, parents: Array, length: Array) -> Live:
-        kept = jnp.arange(new_slots)[None] < length[:, None]
-
-        def begin_with(whole: Array) -> Array:
-            copied = whole[parents]
-            copied = jnp.where(kept[:, : whole.shape[1]], copied, jnp.zeros_like(copied))
-            return whole.at[children].set(copied, mode="drop")
-
-        def put(whole: Array, value: ArrayLike) -> Array:
-            return whole.at[children].set(value, mode="drop")
-
-        return Live(
-            cache=_copy(live.cache, children, parents, row_axes),
-            tokens=begin_with(live.tokens),
-            acted=begin_with(live.acted),
-            log_prob=begin_with(live.log_prob),
-            uncertainty=begin_with(live.uncertainty),
-            length=put(live.length, length),
-            state=put(live.state, 0),
-            pattern=put(live.pattern, -1),
-            running=put(live.running, True),
-        )
-
+    parts = Parts(policy, new_slots, sampling, automaton, uncertainty, patience, row_axes(policy))
+    begin, advance, append, fork = (functools.partial(one, parts) for one in (_begin, _run, _append, _fork))
     return LivePrograms(
-        begin=begin,
-        advance=jax.jit(run, donate_argnums=2),
+        begin=jax.jit(begin),
+        advance=jax.jit(advance, donate_argnums=2),
         append=jax.jit(append, donate_argnums=2),
         fork=jax.jit(fork, donate_argnums=0),
     )
 
 
-def _row_axes(policy: Policy) -> Any:
-    """The axis of each cache array along which rows lie: the one that grows with their number."""
-    one, two = (jax.eval_shape(lambda rows=rows: policy.init_cache(rows, 3)) for rows in (1, 2))
-
-    def axis(small: jax.ShapeDtypeStruct, large: jax.ShapeDtypeStruct) -> int:
-        return next(
-            i for i, sizes in enumerate(zip(small.shape, large.shape, strict=True)) if len(set(sizes)) > 1
-        )
-
-    return jax.tree.map(axis, one, two)
-
-
-def _take(cache: Cache, rows: Array, row_axes: Any) -> Cache:
-    return jax.tree.map(lambda leaf, axis: jnp.take(leaf, rows, axis=axis), cache, row_axes)
-
-
-def _copy(cache: Cache, to: Array, source: Array, row_axes: Any) -> Cache:
-    """Rows over other rows; past the end they are dropped."""
-
-    def copy(leaf: Array, axis: int) -> Array:
-        place = (*(slice(None),) * axis, to)
-        return leaf.at[place].set(jnp.take(leaf, source, axis=axis), mode="drop")
-
-    return jax.tree.map(copy, cache, row_axes)
+def _begin(
+    parts: Parts, params: Params, prompts: Array, prompt_length: Array, running: Array
+) -> tuple[Prefix, Live]:
+    rows = running.shape[0]
+    position = prompt_positions(prompt_length, prompts.shape[1])
+    _, cache = parts.policy.hidden(params, prompts, position, ())
+    last = jnp.take_along_axis(prompts, prompt_length[:, None] - 1, axis=1)[:, 0]
+    watched = 0 if parts.uncertainty is None else parts.new_slots
+    live = Live(
+        cache=parts.policy.init_cache(rows, parts.new_slots),
+        tokens=jnp.zeros((rows, parts.new_slots), jnp.int32),
+        acted=jnp.zeros((rows, parts.new_slots), bool),
+        log_prob=jnp.zeros((rows, parts.new_slots), jnp.float32),
+        uncertainty=jnp.zeros((rows, watched), jnp.float32),
+        length=jnp.zeros((rows,), jnp.int32),
+        state=jnp.zeros((rows,), jnp.int32),
+        pattern=jnp.full((rows,), -1, jnp.int32),
+        running=jnp.asarray(running),
+    )
+    return Prefix(Context(cache, position), last, prompt_length), live
 
 
-def _put(cache: Cache, entry: Cache, rows: Array, slots: Array, row_axes: Any) -> Cache:
-    """Writes the entries of tokens `[A, R]` to slots `[A, R]` of the rows; past the end they are dropped."""
+def _own_context(parts: Parts, prefix: Prefix, cache: Cache, length: Array, owner: Array) -> Context:
+    slot = jnp.arange(parts.new_slots, dtype=jnp.int32)[None]
+    position = prefix.length[owner][:, None] - 1 + slot
+    return Context(cache, jnp.where(slot < length[:, None], position, -1))
 
-    def put(whole: Array, new: Array, axis: int) -> Array:
-        index: list[Any] = [slice(None)] * whole.ndim
-        index[axis], index[whole.ndim - 2] = rows, slots
-        # Indices that are not neighbours come first in the result, as in NumPy.
-        front = (0, 1) if whole.ndim - 2 != axis + 1 else (axis, axis + 1)
-        return whole.at[tuple(index)].set(jnp.moveaxis(new, (axis, whole.ndim - 2), front), mode="drop")
 
-    return jax.tree.map(put, cache, entry, row_axes)
+def _last_token(prefix: Prefix, tokens: Array, length: Array, owner: Array) -> Array:
+    newest = jnp.take_along_axis(tokens, jnp.maximum(length - 1, 0)[:, None], axis=1)[:, 0]
+    return jnp.where(length == 0, prefix.last_token[owner], newest)
+
+
+def _step(parts: Parts, params: Params, prefix: Prefix, live: Live, uid: Array, key: Array) -> Live:
+    rows = jnp.arange(uid.shape[0])
+    owner = rows // (uid.shape[0] // prefix.length.shape[0])
+    token = _last_token(prefix, live.tokens, live.length, owner)
+    position = prefix.length[owner] - 1 + live.length
+    contexts = (prefix.context, _own_context(parts, prefix, live.cache, live.length, owner))
+    hidden, entry = parts.policy.hidden(params, token[:, None], position[:, None], contexts)
+    logits = parts.policy.unembed(params, hidden[:, 0])
+    drawn = sample(logits, uniforms(key, uid, live.length), parts.sampling)
+    state, pattern = advance(parts.automaton, live.state, drawn.token)
+    running = live.running
+    place = jnp.where(running, live.length, parts.new_slots)  # past the end, where nothing is written
+
+    def put(whole: Array, value: ArrayLike) -> Array:
+        return whole.at[rows, place].set(jnp.asarray(value, whole.dtype), mode="drop")
+
+    length = live.length + running
+    watched = live.uncertainty
+    if parts.uncertainty is not None:
+        watched = put(watched, parts.uncertainty(logits, parts.sampling.temperature))
+    return Live(
+        cache=put_entries(live.cache, entry, rows[:, None], place[:, None], parts.row_axes),
+        tokens=put(live.tokens, drawn.token),
+        acted=put(live.acted, running),
+        log_prob=put(live.log_prob, drawn.log_prob),
+        uncertainty=watched,
+        length=length,
+        state=jnp.where(running, state, live.state),
+        pattern=jnp.where(running, pattern, live.pattern),
+        running=running & (pattern < 0) & (length < parts.new_slots),
+    )
+
+
+def _run(
+    parts: Parts,
+    params: Params,
+    prefix: Prefix,
+    live: Live,
+    uid: Array,
+    key: Array,
+    steps: Array,
+    calls: Array,
+    watched: Array,
+) -> Live:
+    def unfinished(carry: tuple[Live, Array]) -> Array:
+        return (carry[1] > 0) & jnp.any(carry[0].running)
+
+    def proceed(carry: tuple[Live, Array]) -> tuple[Live, Array]:
+        before, left = carry
+        after = _step(parts, params, prefix, before, uid, key)
+        called = (after.pattern >= 0) & (after.pattern < calls)
+        heeded = jnp.any(before.running & ~after.running & (called | watched))
+        left = left - 1
+        return after, jnp.where(heeded, jnp.minimum(left, parts.patience), left)
+
+    return jax.lax.while_loop(unfinished, proceed, (live, jnp.asarray(steps, jnp.int32)))[0]
+
+
+def _append(
+    parts: Parts, params: Params, prefix: Prefix, live: Live, rows: Array, tokens: Array, count: Array
+) -> Live:
+    total, width = live.length.shape[0], tokens.shape[1]
+    used, index = rows < total, jnp.minimum(rows, total - 1)
+    owner = index // (total // prefix.length.shape[0])
+    length = live.length[index]
+    offset = jnp.arange(width, dtype=jnp.int32)[None]
+    new = used[:, None] & (offset < count[:, None])
+    # Read are the row's newest token and all new ones but the last, which the next step reads.
+    newest = _last_token(prefix, live.tokens[index], length, owner)
+    read = jnp.concatenate([newest[:, None], tokens[:, :-1]], axis=1)
+    position = jnp.where(new, prefix.length[owner][:, None] - 1 + length[:, None] + offset, -1)
+    prompt = Context(
+        take(prefix.context.cache, owner, parts.row_axes), jnp.take(prefix.context.position, owner, axis=0)
+    )
+    own = _own_context(parts, prefix, take(live.cache, index, parts.row_axes), length, owner)
+    _, entry = parts.policy.hidden(params, read, position, (prompt, own))
+    slot = jnp.where(new, length[:, None] + offset, parts.new_slots)
+    row = jnp.broadcast_to(index[:, None], slot.shape)
+    resumed = jnp.where(used, index, total)
+    return live._replace(
+        cache=put_entries(live.cache, entry, row, slot, parts.row_axes),
+        tokens=live.tokens.at[row, slot].set(tokens, mode="drop"),
+        length=live.length.at[resumed].add(jnp.where(used, count, 0), mode="drop"),
+        state=live.state.at[resumed].set(0, mode="drop"),
+        pattern=live.pattern.at[resumed].set(-1, mode="drop"),
+        running=live.running.at[resumed].set(True, mode="drop"),
+    )
+
+
+def _fork(parts: Parts, live: Live, children: Array, parents: Array, length: Array) -> Live:
+    kept = jnp.arange(parts.new_slots)[None] < length[:, None]
+
+    def begin_with(whole: Array) -> Array:
+        copied = whole[parents]
+        copied = jnp.where(kept[:, : whole.shape[1]], copied, jnp.zeros_like(copied))
+        return whole.at[children].set(copied, mode="drop")
+
+    def put(whole: Array, value: ArrayLike) -> Array:
+        return whole.at[children].set(value, mode="drop")
+
+    return Live(
+        cache=copy_rows(live.cache, children, parents, parts.row_axes),
+        tokens=begin_with(live.tokens),
+        acted=begin_with(live.acted),
+        log_prob=begin_with(live.log_prob),
+        uncertainty=begin_with(live.uncertainty),
+        length=put(live.length, length),
+        state=put(live.state, 0),
+        pattern=put(live.pattern, -1),
+        running=put(live.running, True),
+    )
