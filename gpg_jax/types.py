@@ -203,14 +203,16 @@ class Conservative(NamedTuple):
       step: how α is chosen: "horizon" and "discounted" take the α* of highest bound, that of responses of so
         many actions or of a discounted task; "fixed" takes `alpha` wherever π′ is better.
       alpha: α of "fixed", in (0, 1].
-      discount: γ of "discounted", in [0, 1).
+      discount: γ of "discounted", in [0, 1), by which the objective's advantages are discounted too.
       capacity: K ≥ 2, most policies that are mixed.
+      held_out: share of a rollout's prompts, in (0, 1), on which π′ is measured and not trained.
     """
 
     step: str = "horizon"
     alpha: float = 1.0
     discount: float = 1.0
     capacity: int = 4
+    held_out: float = 0.5
 
 
 class Method(NamedTuple):

@@ -22,7 +22,8 @@ def mixture(policies: Sequence[Policy], weights: Sequence[float]) -> Policy:
     """The policy Σ_k w_k π_k, with parameters `{"members": tuple of theirs, "weights": float32[K]}`.
 
     Members are read one after the other, also those of weight 0. They all start from the same key: those of
-    one network are copies.
+    one network are copies. No gradient reaches the weights: a step of descent would add up to something other
+    than 1.
 
     Args:
       policies: K members of one vocabulary.
@@ -58,7 +59,7 @@ def mixture(policies: Sequence[Policy], weights: Sequence[float]) -> Policy:
                 members, params["members"], jnp.split(states, splits, axis=-1), strict=True
             )
         ]
-        return mixture_log_prob(log_probs, params["weights"])
+        return mixture_log_prob(log_probs, jax.lax.stop_gradient(params["weights"]))
 
     def init_cache(rows: int, slots: int) -> Cache:
         return tuple(member.init_cache(rows, slots) for member in members)

@@ -2,9 +2,10 @@
 
     π′ ≈ argmax E_{s,a~π}[π′/π · Â],   π ← (1 − α)·π + α·π′
 
-Kakade and Langford 2002, "Approximately optimal approximate reinforcement learning", section 4.2. The policy
-is a mixture (`policies.mixture`) of as many members as there is room for. They stand newest first, each
-trained from the one behind it.
+Kakade and Langford 2002, "Approximately optimal approximate reinforcement learning", section 4.2. What the
+candidate gains is measured, as there, on samples that it was not made from: prompts that were held out. The
+policy is a mixture (`policies.mixture`) of as many members as there is room for. They stand newest first,
+each trained from the one behind it.
 """
 
 from __future__ import annotations
@@ -26,15 +27,16 @@ from gpg_jax.estimators.masked import masked_max, masked_sum
 from gpg_jax.estimators.returns import state_discount
 from gpg_jax.losses.objective import penalty_coefficients, trained_units
 from gpg_jax.losses.weights import sequence_mean_token_sum
+from gpg_jax.training.held_out import training_plan, training_rows
 from gpg_jax.training.program import Program, of_policy
 from gpg_jax.training.scoring import score_all
 from gpg_jax.training.state import Networks, TrainState
-from gpg_jax.training.updates import updates
+from gpg_jax.training.updates import renumbered, updates
 from gpg_jax.types import Array, Batch, Conservative, Estimate, Objective, Params
 
 
 class Gain(NamedTuple):
-    """What a rollout says of a candidate.
+    """What rows say of a candidate.
 
     Attributes:
       gain: g = Σ_t E_{s_t~π, a~π′} Â, a response.
@@ -63,14 +65,18 @@ def conservative_update(
     """The mixture with a candidate in it, or as it was, bit for bit, where the candidate is no better.
 
     The candidate begins at the newest member, with fresh moments, and is trained by the plan's epochs and
-    minibatches; what they report is of the candidate. Beside it
+    minibatches on some of the prompts; what they report is of the candidate. On the others are measured
 
     - `cpi_gain`, `cpi_worst`: g and ε, see `gain_of`.
     - `cpi_alpha`, `cpi_alpha_star`: α as it was chosen, and where the bound is highest.
-    - `cpi_bound`: α·g − α²·c ≤ J(π_α) − J(π), as far as g and ε are known.
+    - `cpi_guaranteed`: 1 where the new policy is π_α, or the old one, and 0 where a member had to make room:
+      of that policy the bound says nothing.
+    - `cpi_bound`: α·g − α²·c ≤ J(π_α) − J(π), as far as g and ε are known; 0 where `cpi_guaranteed` is.
     - `mixture_members`: policies of positive weight.
     - `mixture_dropped`: weight that the member who had to make room would have had. No state's distribution
       is moved by more, in total variation, by its going.
+
+    g has no bias, but α is chosen by it: a step is taken where chance was kind, and promises a little more.
 
     Args:
       program: what the update is made of; its policy is a mixture.
@@ -79,58 +85,72 @@ def conservative_update(
       batch: the whole rollout.
       fixed: estimates of its rows.
     """
-    own = of_policy(program)._replace(policy=program.policy.members[0])
-    newest = state.params["members"][0]
-    first = dataclasses.replace(
-        state, params=newest, optimizer=fresh_moments(own.optimizer, newest, state.update)
-    )
-    coefficients = penalty_coefficients(own.method.objective, state.method)
-    trained, seen = updates(own, first, batch, fixed, coefficients)
+    own, plan = of_policy(program)._replace(policy=program.policy.members[0]), program.plan
+    # Epochs are numbered from 0, so that this number is none of theirs.
+    key = jax.random.fold_in(jax.random.fold_in(state.key, state.rollout), plan.epochs)
+    learns = training_rows(key, plan, rule.held_out)
+    trained, seen = _candidate(own, rule, state, (batch, fixed), learns)
     new = score_all(own, Networks(trained.params, None), batch.rollout, frozenset()).log_prob
-    discount = rule.discount if rule.step == "discounted" else 1.0
-    found = gain_of(own.method.objective, new, batch, fixed, discount)
-    cost = shift_cost(rule, found.worst, program.plan.layout.new_slots)
+    held = fixed._replace(keep=jnp.asarray(fixed.keep).at[learns].set(False))
+    found = gain_of(own.method.objective, new, batch, held, _discount(rule))
+    cost = shift_cost(rule, found.worst, plan.layout.new_slots)
     best = _or_nothing(step_size(found.gain, cost))
     alpha = jnp.where(found.gain > 0, rule.alpha, 0) if rule.step == "fixed" else best
     mixed = mix_in(state.params, trained.params, alpha)
+    guaranteed = mixed.dropped == 0
+    promised = guaranteed & (alpha > 0)
     told = {
         "cpi_gain": found.gain,
         "cpi_worst": found.worst,
         "cpi_alpha": alpha,
         "cpi_alpha_star": best,
-        "cpi_bound": improvement_bound(alpha, found.gain, cost),
+        "cpi_guaranteed": guaranteed.astype(jnp.float32),
+        "cpi_bound": jnp.where(promised, improvement_bound(alpha, found.gain, cost), 0),
         "mixture_members": jnp.sum(mixed.params["weights"] > 0, dtype=jnp.float32),
         "mixture_dropped": mixed.dropped,
     }
     return dataclasses.replace(state, params=mixed.params, update=trained.update), seen | told
 
 
+def _candidate(
+    program: Program, rule: Conservative, state: TrainState, whole: tuple[Batch, Estimate], learns: Array
+) -> tuple[TrainState, dict[str, Array]]:
+    """The state whose parameters are the candidate's, and what its updates on the rows `learns` report."""
+    newest = state.params["members"][0]
+    moments = fresh_moments(program.optimizer, newest, state.update)
+    first = dataclasses.replace(state, params=newest, optimizer=moments)
+    part = program._replace(plan=training_plan(program.plan, rule.held_out))
+    batch, fixed = jax.tree.map(lambda leaf: jnp.take(leaf, learns, axis=0), whole)
+    batch = batch._replace(rollout=renumbered(batch.rollout, learns))
+    coefficients = penalty_coefficients(program.method.objective, state.method)
+    return updates(part, first, batch, fixed, coefficients)
+
+
 def gain_of(
     objective: Objective, log_prob: Array, batch: Batch, fixed: Estimate, discount: float = 1.0
 ) -> Gain:
-    """g and ε of a candidate, from the mixture's own rollout: both are of (π′/π − 1)·Â.
+    """g and ε of a candidate, from rows of the mixture that it was not trained on: of (π′/π − 1)·Â both.
 
     E_{a~π}[(π′/π − 1)·Â] is E_{a~π′} A^π for an advantage from any baseline of the state, V(s_t) or not, and
-    is 0 for π′ = π without noise. g sums it over a response's actions. ε is the largest single one, or
-    max Â − min Â where that is less: E_{a~π′} A^π is the difference of two averages of Â. The largest of
-    noisy numbers is, in expectation, no smaller than the largest expectation, so that among the states that
-    were visited ε errs towards smaller steps; of those that were not, a rollout knows nothing.
+    is 0 for π′ = π without noise. g sums it over a response's actions, and has no bias where Â has none. ε is
+    the largest single one: the largest of noisy numbers is, in expectation, no smaller than the largest
+    expectation, so that among the states that were visited ε errs towards smaller steps; of those that were
+    not, rows know nothing. The spread of Â is no bound of it: it is of what was sampled, and E_{a~π′} A^π of
+    every action. ε is 0 only where g is.
 
     Args:
       objective: whose ratio it is.
       log_prob: `[B, L]`, the candidate's.
       batch: the rollout, with the mixture's scores.
-      fixed: advantages and corrections.
-      discount: γ, an action; g counts action t of a response by γᵗ.
+      fixed: advantages and corrections; `keep` says which rows are measured.
+      discount: γ, an action, of the advantages; g counts action t of a response by γᵗ.
     """
     rollout, units = batch.rollout, trained_units(fixed)
     mask = units >= 0
     log_ratio = jnp.where(mask, log_prob - batch.old.log_prob, 0)
     excess = fixed.correction * (objective.ratio(log_ratio, units) - 1) * fixed.advantage
     weights = sequence_mean_token_sum(rollout, units) * state_discount(rollout.action_mask, discount)
-    spread = masked_max(fixed.advantage, mask) + masked_max(-fixed.advantage, mask)
-    worst = jnp.minimum(masked_max(jnp.abs(excess), mask), spread)
-    return Gain(masked_sum(weights * excess, mask), worst)
+    return Gain(masked_sum(weights * excess, mask), masked_max(jnp.abs(excess), mask))
 
 
 def shift_cost(rule: Conservative, worst: Array, horizon: int) -> Array:
@@ -189,6 +209,10 @@ def fresh_moments(optimizer: optax.GradientTransformation, params: Params, updat
         return node._replace(count=jnp.asarray(updates, node.count.dtype)) if schedule(node) else node
 
     return jax.tree.map(placed, optimizer.init(params), is_leaf=schedule)
+
+
+def _discount(rule: Conservative) -> float:
+    return rule.discount if rule.step == "discounted" else 1.0
 
 
 def _or_nothing(alpha: Array) -> Array:

@@ -9,6 +9,7 @@ import optax
 
 from gpg_jax.policies.critic import Critic
 from gpg_jax.policies.policy import Policy
+from gpg_jax.training.held_out import training_plan
 from gpg_jax.training.plan import Plan
 from gpg_jax.types import Conservative, Method, Rollout, TrustRegion
 
@@ -95,6 +96,7 @@ def _check_trust_region(program: Program) -> None:
 
 
 def _check_conservative(program: Program, rule: Conservative) -> None:
+    training_plan(program.plan, rule.held_out)
     members = program.policy.members
     if len(members) != rule.capacity or any(member is not members[0] for member in members):
         raise ValueError(

@@ -20,7 +20,11 @@ from gpg_jax.types import Array, Batch, Estimate, Params, Rollout
 def updates(
     program: Program, state: TrainState, batch: Batch, fixed: Estimate, coefficients: tuple[Array, ...]
 ) -> tuple[TrainState, dict[str, Array]]:
-    """Every epoch and minibatch of a rollout; metrics are those of all updates together."""
+    """Every epoch and minibatch of a rollout; metrics are those of all minibatches together.
+
+    Norms are means over the updates that were made: a minibatch that is left out, where the method halts, has
+    none. `halted` is the share of those.
+    """
     if program.plan.updates == 1:
         # The barrier keeps the compiler from fusing the two: found elsewhere, a gradient has the same bits.
         grads, seen = jax.lax.optimization_barrier(gradient(program, state, batch, fixed, coefficients))
@@ -32,7 +36,7 @@ def updates(
     def one(carry: tuple[TrainState, Array], index: Any) -> tuple[tuple[TrainState, Array], Any]:
         state, halted = carry
         rows, kept = jax.tree.map(lambda leaf: jnp.take(leaf, index, axis=0), (batch, fixed))
-        rows = rows._replace(rollout=_renumbered(rows.rollout, index))
+        rows = rows._replace(rollout=renumbered(rows.rollout, index))
         grads, seen = gradient(program, state, rows, kept, coefficients)
         moved, norms = update(program, state, grads)
         if halt is None:
@@ -47,8 +51,12 @@ def updates(
         name: (jnp.sum(x[0]), jnp.sum(x[1])) if isinstance(x, tuple) else jnp.max(x)
         for name, x in history.items()
     }
-    told = {**measures.reduce(total), **jax.tree.map(jnp.mean, norms)}
-    return state, told if halt is None else {**told, "halted": jnp.mean(halted)}
+    told = measures.reduce(total)
+    if halt is None:
+        return state, {**told, **jax.tree.map(jnp.mean, norms)}
+    made = jnp.maximum(jnp.sum(~halted), 1)
+    norms = jax.tree.map(lambda norm: jnp.sum(jnp.where(halted, 0, norm)) / made, norms)
+    return state, {**told, **norms, "halted": jnp.mean(halted)}
 
 
 def minibatch_rows(key: Array, plan: Plan) -> Array:
@@ -63,7 +71,7 @@ def minibatch_rows(key: Array, plan: Plan) -> Array:
     return jax.vmap(epoch)(jnp.arange(plan.epochs)).reshape(plan.updates, plan.minibatch_rows)
 
 
-def _renumbered(rows: Rollout, index: Array) -> Rollout:
+def renumbered(rows: Rollout, index: Array) -> Rollout:
     """Rows of a minibatch whose `group` and `parent` count within it, as functions of a rollout expect.
 
     Args:

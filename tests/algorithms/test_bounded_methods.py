@@ -14,6 +14,7 @@ def test_their_updates_hold_what_was_asked():
     assert ALGORITHMS["cpi"]().update == Conservative("horizon", capacity=4)
     assert ALGORITHMS["cpi"](step="fixed", alpha=1, capacity=2).update == Conservative("fixed", 1, 1.0, 2)
     assert ALGORITHMS["cpi"](step="discounted", discount=0.9).update.discount == 0.9
+    assert ALGORITHMS["cpi"](held_out=0.25).update.held_out == 0.25
     assert all(method().update is None for name, method in ALGORITHMS.items() if name not in ("trpo", "cpi"))
 
 
@@ -47,6 +48,9 @@ def test_only_the_critics_loss_is_the_critics():
         ("cpi", {"step": "fixed", "alpha": 0.5, "discount": 0.9}, "does not read discount"),
         ("cpi", {"step": "discounted"}, "step='discounted' needs discount"),
         ("cpi", {"step": "discounted", "discount": 1.0}, "discount must be a finite number in"),
+        ("cpi", {"held_out": 0.0}, "held_out must be above 0"),
+        ("cpi", {"held_out": 1.0}, "held_out must be a finite number in"),
+        ("cpi", {"step": "discounted", "discount": 0.9, "kl_order": "after"}, "does not read 'kl_order'"),
         ("cpi", {"capacity": 1}, "capacity must be at least 2"),
         ("cpi", {"dual_clip": 3.0}, "does not read 'dual_clip'"),
     ],

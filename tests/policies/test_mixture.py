@@ -139,8 +139,23 @@ def test_members_without_weight_are_not_there():
     for weights in ((0.0, 1.0, 0.0), (1.0, 0.0, 0.0)):
         of_member, of_weights = jax.grad(total, (0, 1))(members[0], jnp.float32(weights))
         leaves = jax.tree.leaves(of_member)
-        assert all(np.isfinite(leaf).all() for leaf in leaves) and np.isfinite(of_weights).all()
+        assert all(np.isfinite(leaf).all() for leaf in leaves) and np.all(of_weights == 0)
         assert (max(np.abs(leaf).max() for leaf in leaves) > 0) == (weights[0] > 0)
+
+
+def test_descent_leaves_the_weights_as_they_are():
+    """Another method's gradient would leave a mixture whose probabilities do not add up to 1."""
+
+    def loss(params):
+        return -jnp.mean(scored(PAIR, params, small.rollout()).log_prob)
+
+    slope = jax.grad(loss)(PAIRED)
+    moved = jax.tree.map(lambda leaf, own: leaf - 0.1 * own, PAIRED, slope)
+    np.testing.assert_array_equal(moved["weights"], PAIRED["weights"])
+    for own in slope["members"]:
+        assert min(np.abs(leaf).max() for leaf in jax.tree.leaves(own)) > 0
+    states = jnp.arange(8, dtype=jnp.float32)[None] / 8
+    np.testing.assert_allclose(np.exp(PAIR.unembed(moved, states)).sum(), 1, rtol=1e-5)
 
 
 def test_members_of_one_network_begin_as_copies():

@@ -1,7 +1,10 @@
 """Conservative updates: mixtures by hand, and a small autoregressive model that is enumerated whole."""
 
+import dataclasses
+
 import bigram
 import enumeration
+import examples
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -14,13 +17,15 @@ from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as Spec
 
 from gpg_jax.algorithms import ALGORITHMS
-from gpg_jax.estimators.conservative import improvement_bound
+from gpg_jax.estimators.conservative import horizon_shift_cost, improvement_bound, step_size
+from gpg_jax.losses.objective import estimate
 from gpg_jax.policies.architecture import Architecture
 from gpg_jax.policies.critic import head_critic, trunk_critic
 from gpg_jax.policies.mixture import mixture, mixture_params
 from gpg_jax.policies.score import Layout
 from gpg_jax.training.checkpoints import open_checkpoints, restore, save, template
-from gpg_jax.training.conservative import fresh_moments, mix_in
+from gpg_jax.training.conservative import fresh_moments, gain_of, mix_in, shift_cost
+from gpg_jax.training.held_out import training_plan, training_rows
 from gpg_jax.training.plan import Plan
 from gpg_jax.training.program import Program
 from gpg_jax.training.sharding import ROWS, make_mesh, row_shards, state_shardings
@@ -81,6 +86,32 @@ def test_small_steps_add_up_where_there_is_no_room():
     np.testing.assert_allclose(oldest, [0.98**40], rtol=1e-4)
 
 
+def test_a_full_mixture_keeps_no_promise():
+    """Two actions of a row, each worth 1 with probability q, and no room: the bound is π_α's alone.
+
+    q = .6·.2 + .4·.9 = .48; π′ has .6: g = 2·.12, ε = .12, α* = g/(2·2ε) = .5. The member of .9 goes, and its
+    .2 of weight with it to that of .2: ΔJ = 2·(.5·.6 + .5·.2 − .48) = −.16.
+    """
+    before = {
+        "members": ({"q": jnp.float32(0.2)}, {"q": jnp.float32(0.9)}),
+        "weights": jnp.float32([0.6, 0.4]),
+    }
+
+    def worth(params):
+        pairs = zip(params["weights"], params["members"], strict=True)
+        return 2 * sum(float(weight * own["q"]) for weight, own in pairs)
+
+    alpha = step_size(0.24, horizon_shift_cost(0.12, 2))
+    mixed = mix_in(before, {"q": jnp.float32(0.6)}, alpha)
+    np.testing.assert_allclose([alpha, mixed.dropped], [0.5, 0.2], rtol=1e-5)
+    np.testing.assert_allclose(worth(mixed.params) - worth(before), -0.16, rtol=1e-5)
+    assert improvement_bound(alpha, 0.24, horizon_shift_cost(0.12, 2)) > 0
+    room = {"members": (*before["members"], before["members"][0]), "weights": jnp.float32([0.6, 0.4, 0])}
+    free = mix_in(room, {"q": jnp.float32(0.6)}, alpha)
+    assert free.dropped == 0
+    np.testing.assert_allclose(worth(free.params) - worth(before), 0.5 * 0.24, rtol=1e-5)
+
+
 def test_the_whole_share_leaves_nothing_of_the_others():
     mixed = mix_in(numbered([0.75, 0.25, 0]), NEW, jnp.float32(1.0))
     np.testing.assert_array_equal(mixed.params["weights"], [1, 0, 0])
@@ -122,6 +153,88 @@ def test_fresh_moments_go_on_with_the_schedule():
     np.testing.assert_allclose(step["w"], 0.3 * first["w"], rtol=1e-5)
     plain = optax.adam(0.1)
     jax.tree.map(np.testing.assert_array_equal, fresh_moments(plain, NEW, jnp.int32(7)), plain.init(NEW))
+
+
+# --------------------------------------------------------------------------------------- measured
+
+
+def measured(log_prob, batch, advantage=None, **rule):
+    """g and ε of a candidate by this rule, what the states' shift costs, and α*."""
+    method = ALGORITHMS["cpi"](**rule)
+
+    @jax.jit
+    def measure(log_prob, batch):
+        fixed, _ = estimate(method, batch, ())
+        if advantage is not None:
+            fixed = fixed._replace(advantage=jnp.full(log_prob.shape, advantage))
+        found = gain_of(method.objective, log_prob, batch, fixed, rule.get("discount", 1.0))
+        cost = shift_cost(method.update, found.worst, log_prob.shape[1] - 1)
+        return found, cost, step_size(found.gain, cost)
+
+    return measure(np.float32(log_prob), batch)
+
+
+def plain_rows(log_prob, reward):
+    """Rows of as many actions as `log_prob` has columns, of one prompt."""
+    rows, actions = np.shape(log_prob)
+    mask = np.concatenate([np.zeros((rows, 1), bool), np.ones((rows, actions), bool)], axis=1)
+    rollout = examples.make_rollout(mask, reward, np.zeros(rows))
+    return examples.make_batch(rollout, np.pad(log_prob, ((0, 0), (1, 0))))
+
+
+def test_advantages_that_are_all_alike_are_not_free():
+    """Â = 1 throughout, ten actions from ½ to .9: each is worth .8, and the step g/(2·.8·10·9), not whole."""
+    batch = plain_rows(np.full((4, 10), np.log(0.5)), np.ones(4))
+    found, _, alpha = measured(np.where(batch.rollout.action_mask, np.log(0.9), 0), batch, 1.0)
+    np.testing.assert_allclose([found.gain, found.worst, alpha], [8, 0.8, 8 / 144], rtol=1e-5)
+    still, cost, none = measured(batch.old.log_prob, batch, 1.0)
+    assert still.gain == still.worst == cost == none == 0
+    one = plain_rows(np.full((4, 1), np.log(0.5)), np.ones(4))
+    found, cost, whole = measured(np.where(one.rollout.action_mask, np.log(0.9), 0), one, 1.0)
+    assert found.worst > 0 and cost == 0 and whole == 1  # a single action's states cannot shift
+
+
+def test_a_rare_action_is_worth_more_than_the_spread():
+    """π takes it with .01 and π′ with ½, A = (−.01, .99): Σ π′A = .49, which the mean ε of a draw reaches."""
+    old, new, worth = np.array([0.99, 0.01]), np.array([0.5, 0.5]), np.array([-0.01, 0.99])
+    worst = []
+    for action in (0, 1):
+        batch = plain_rows(np.full((2, 1), np.log(old[action])), np.zeros(2))
+        log_prob = np.where(batch.rollout.action_mask, np.log(new[action]), 0)
+        worst.append(measured(log_prob, batch, worth[action])[0].worst)
+    np.testing.assert_allclose(worst, np.abs((new / old - 1) * worth), rtol=1e-4)
+    assert worst[1] > 40 and old @ np.array(worst) >= new @ worth > 0
+
+
+def test_the_discounted_bound_is_of_the_discounted_return():
+    """Ten actions, γ = .9, of which the first and the last are choices of ½; R = 2·a_0 + 3·a_9 at the end.
+
+    π′ takes a_0 with .9 and a_9 with .1: the return falls, where γ^t times the plain outcome would rise.
+    Every outcome is there equally often: R less the mean of the 255 others is 256/255 times R less the mean.
+    """
+    choices = np.array([(i, j) for i in (0, 1) for j in (0, 1)] * 64)
+    old, new = np.zeros((2, 256, 10))
+    old[:, [0, -1]] = np.log(0.5)
+    new[:, [0, -1]] = np.log(np.where(choices, [0.9, 0.1], [0.1, 0.9]))
+    batch, padded = plain_rows(old, choices @ [2.0, 3.0]), np.pad(new, ((0, 0), (1, 0)))
+
+    def worth(first, last):
+        return 0.9**9 * (2 * first + 3 * last)
+
+    change = worth(0.9, 0.1) - worth(0.5, 0.5)
+    rule = {"step": "discounted", "discount": 0.9}
+    found, _, alpha = measured(padded, batch, **rule)
+    # action 9's Â is R − b, action 0's γ⁹R − b with the same b; both baselines are of the state
+    np.testing.assert_allclose(found.gain, change, rtol=0.02)
+    assert change < 0 and alpha == 0
+    better = np.where(
+        padded == np.log(0.1), np.log(0.9), np.where(padded == np.log(0.9), np.log(0.1), padded)
+    )
+    better[:, 1] = padded[:, 1]  # .9 at both
+    found, cost, alpha = measured(better, batch, **rule)
+    np.testing.assert_allclose(found.gain, worth(0.9, 0.9) - worth(0.5, 0.5), rtol=0.02)
+    share = 0.5 + 0.4 * float(alpha)
+    assert worth(share, share) - worth(0.5, 0.5) >= improvement_bound(alpha, found.gain, cost) > 0
 
 
 # ------------------------------------------------------------------------------------ enumerated
@@ -182,19 +295,21 @@ def exact(params, table, discount=1.0):
 
 
 def every_output():
-    """All outputs, each with the weight of its probability: averages over them are expectations."""
+    """All outputs, each with the weight of its probability: averages over them are expectations.
+
+    Twice, to train on and to hold out.
+    """
     p = probabilities(mixed_tables(START))
     length = 1 + enumeration.MASK.sum(1)
     tokens = np.where(np.arange(4) == 0, PROMPT, enumeration.TOKEN)
-    rows = np.arange(N, dtype=np.int32)
-    return Rollout(
+    once = Rollout(
         tokens=tokens.astype(np.int32),
         action_mask=enumeration.MASK,
         prompt_length=np.ones(N, np.int32),
         length=length.astype(np.int32),
         behaviour_log_prob=np.zeros((N, 4), np.float32),
         group=np.zeros(N, np.int32),
-        parent=rows,
+        parent=np.arange(N, dtype=np.int32),
         fork=np.ones(N, np.int32),
         leaf_weight=(p * N).astype(np.float32),
         stop=np.zeros(N, np.int32),
@@ -202,6 +317,8 @@ def every_output():
         outcome=REWARD,
         reward=REWARD,
     )
+    twice = jax.tree.map(lambda leaf: np.concatenate([leaf, leaf]), once)
+    return twice.replace(group=np.repeat(np.int32([0, 1]), N), parent=np.arange(2 * N, dtype=np.int32))
 
 
 def toy_step(rule, rate=0.1, epochs=20, params=START):
@@ -209,12 +326,12 @@ def toy_step(rule, rate=0.1, epochs=20, params=START):
     method = ALGORITHMS["cpi"]()._replace(update=rule)
     discount = rule.discount if rule.step == "discounted" else 1.0
     table = advantages(mixed_tables(params), discount)[0][enumeration.STATE, enumeration.TOKEN]
-    known = jnp.asarray(np.where(enumeration.MASK, table, 0), jnp.float32)
+    known = jnp.asarray(np.tile(np.where(enumeration.MASK, table, 0), (2, 1)), jnp.float32)
     objective = method.objective._replace(advantage=lambda batch, units, rewards, state: (known, None, state))
     method = method._replace(objective=objective)
     optimizer = optax.adam(rate)
     state = create_state(jax.tree.map(jnp.asarray, params), method, optimizer, jax.random.key(0))
-    plan = Plan(layout=Layout(1, HORIZON, N), rows=N, epochs=epochs)
+    plan = Plan(layout=Layout(1, HORIZON, N), rows=2 * N, epochs=epochs)
     return jax.jit(make_step(Program(MIXED, method, optimizer, plan)))(state, every_output())
 
 
@@ -254,7 +371,10 @@ def test_the_bound_holds_for_every_share(by_horizon):
     state, metrics = by_horizon
     before = probabilities(mixed_tables(START)) @ REWARD
     after = probabilities(mixed_tables(state.params)) @ REWARD
-    assert after - before >= metrics["cpi_bound"] > 0
+    assert after - before >= metrics["cpi_bound"] > 0 and metrics["cpi_guaranteed"] == 1
+    share = float(metrics["cpi_alpha"])
+    cost = float(metrics["cpi_worst"]) * HORIZON * (HORIZON - 1)
+    np.testing.assert_allclose(metrics["cpi_bound"], share * metrics["cpi_gain"] - share**2 * cost, rtol=1e-4)
     gain, worst = exact(START, tables(state.params["members"][0]))
     for alpha in np.linspace(0, 1, 11):
         mixed = (1 - alpha) * mixed_tables(START) + alpha * tables(state.params["members"][0])
@@ -277,6 +397,7 @@ def test_nothing_moves_where_the_candidate_is_worse():
     assert metrics["cpi_alpha"] == metrics["cpi_alpha_star"] == metrics["cpi_bound"] == 0
     jax.tree.map(np.testing.assert_array_equal, state.params, START)
     assert metrics["mixture_members"] == 2 and metrics["mixture_dropped"] == 0
+    assert metrics["cpi_guaranteed"] == 1  # that of no step
 
 
 # --------------------------------------------------------------------------------------- on rollouts
@@ -288,7 +409,17 @@ NETWORK = bigram.policy(
     )
 )
 POLICY = mixture([NETWORK] * 2, (1.0, 0.0))
-ROLLOUT = small.rollout()
+
+
+def two_tokens():
+    """Rows of two tokens, of which one earns: what some prompts teach is true of the others."""
+    rows = small.rollout()
+    tokens = np.where(rows.action_mask, 4 + rows.tokens % 2, rows.tokens)
+    share = np.sum(rows.action_mask & (tokens == 4), axis=1) / rows.action_mask.sum(axis=1)
+    return rows.replace(tokens=tokens, outcome=np.float32(share), reward=np.float32(share))
+
+
+ROLLOUT = two_tokens()
 OPTIMIZER = optax.adam(0.05)
 METHOD = ALGORITHMS["cpi"](step="fixed", alpha=0.3, capacity=2, entropy_coefficient=0.01)
 FULL = mixture_params([NETWORK.init(jax.random.key(seed)) for seed in (1, 2)], (0.7, 0.3))
@@ -305,17 +436,69 @@ def first_state(method=METHOD, critic=None):
     return create_state(jax.tree.map(jnp.copy, FULL), method, OPTIMIZER, jax.random.key(5), trained)
 
 
+STEP = jax.jit(make_step(Program(POLICY, METHOD, OPTIMIZER, plan())))
+
+
 @pytest.fixture(scope="module")
 def whole():
-    return jax.jit(make_step(Program(POLICY, METHOD, OPTIMIZER, plan())))(first_state(), ROLLOUT)
+    return STEP(first_state(), ROLLOUT)
+
+
+def training_part():
+    """Rows that the candidate of the first state is trained on."""
+    key = jax.random.fold_in(jax.random.key(5), 0)
+    return np.asarray(training_rows(jax.random.fold_in(key, 2), plan(), METHOD.update.held_out))
+
+
+def test_a_candidate_is_what_its_own_prompts_make_of_it(whole):
+    """The newest member, trained by the plain method on a rollout of these prompts alone."""
+    learns = training_part()
+    index = np.arange(16, dtype=np.int32)
+    rows = jax.tree.map(lambda leaf: leaf[learns], ROLLOUT).replace(group=index // 4, parent=index)
+    method = METHOD._replace(update=None)
+    program = Program(NETWORK, method, OPTIMIZER, training_plan(plan(), METHOD.update.held_out))
+    alone = create_state(FULL["members"][0], method, OPTIMIZER, jax.random.key(5))
+    found, seen = jax.jit(make_step(program))(alone, rows)
+    single = mixture_params(FULL["members"], (1.0, 0.0))  # whose old policy is its newest member
+    state, metrics = STEP(dataclasses.replace(first_state(), params=single), ROLLOUT)
+    assert metrics["cpi_alpha"] == np.float32(0.3)
+    for one, two in zip(
+        jax.tree.leaves(state.params["members"][0]), jax.tree.leaves(found.params), strict=True
+    ):
+        np.testing.assert_allclose(one, two, atol=1e-5)
+    for name in ("loss", "gradient_norm", "ratio_max", "entropy"):
+        np.testing.assert_allclose(metrics[name], seen[name], rtol=1e-4, err_msg=name)
+
+
+def test_prompts_held_out_teach_nothing_and_measure_alone(whole):
+    learns = np.isin(np.arange(32), training_part())
+    assert learns.sum() == 16 and np.all(learns.reshape(8, 4).any(1) == learns.reshape(8, 4).all(1))
+    found = {}
+    for name, changed in (("learns", learns), ("held", ~learns)):
+        reward = np.where(changed, -ROLLOUT.reward, ROLLOUT.reward)
+        found[name] = STEP(first_state(), ROLLOUT.replace(outcome=reward, reward=reward))[1]
+    for name in (
+        "loss",
+        "gradient_norm",
+        "update_norm",
+        "ratio_max",
+        "kl_old_k3",
+        "clip_fraction",
+        "entropy",
+    ):
+        assert found["held"][name] == whole[1][name], name
+    # the same candidate by the opposite outcomes
+    np.testing.assert_allclose(found["held"]["cpi_gain"], -whole[1]["cpi_gain"], rtol=1e-4)
+    np.testing.assert_allclose(found["held"]["cpi_worst"], whole[1]["cpi_worst"], rtol=1e-4)
+    assert found["held"]["cpi_alpha"] == 0
+    assert np.abs(found["learns"]["gradient_norm"] - whole[1]["gradient_norm"]) > 1e-4
 
 
 def test_a_full_mixture_lets_its_lightest_go(whole):
     state, metrics = whole
     assert metrics["cpi_gain"] > 0 and state.update == 4
     assert metrics["cpi_alpha"] == np.float32(0.3) > metrics["cpi_alpha_star"]
-    bound = 0.3 * metrics["cpi_gain"] - 0.3**2 * metrics["cpi_worst"] * 10 * 9
-    np.testing.assert_allclose(metrics["cpi_bound"], bound, rtol=1e-4)
+    assert metrics["cpi_guaranteed"] == metrics["cpi_bound"] == 0  # it is not π_α
     np.testing.assert_allclose(state.params["weights"], [0.3, 0.7], rtol=1e-6)
     np.testing.assert_allclose(metrics["mixture_dropped"], 0.7 * 0.3, rtol=1e-6)
     jax.tree.map(np.testing.assert_array_equal, state.params["members"][1], FULL["members"][0])
@@ -351,7 +534,7 @@ def test_the_update_is_the_same_however_it_is_cut(whole, kind):
 
 def test_a_critic_with_a_trunk_is_fitted_besides():
     critic = trunk_critic(NETWORK, WIDTH)
-    method = ALGORITHMS["trpo"]()._replace(update=METHOD.update)
+    method = ALGORITHMS["trpo"](whiten=False)._replace(update=METHOD.update)
     program = Program(POLICY, method, OPTIMIZER, plan(), (critic, OPTIMIZER))
     state, metrics = jax.jit(make_step(program))(first_state(method, critic), ROLLOUT)
     assert np.abs(state.critic.params["weight"]).max() > 0.01 and metrics["critic_gradient_norm"] > 0
@@ -383,6 +566,12 @@ def test_a_mixture_is_saved_and_restored_with_its_members(whole, tmp_path):
             "temperature=0.7: a mixture is one of distributions at temperature 1",
         ),
         ({"method": ALGORITHMS["cpi"](capacity=2, kl_coefficient=0.1, kl_estimator="full")}, "no full KL"),
+        (
+            {"method": ALGORITHMS["cpi"](capacity=2, held_out=0.01)},
+            "held_out=0.01 of a rollout's prompts is 0 of 8",
+        ),
+        ({"plan": Plan(layout=small.LAYOUT, rows=4)}, "is 0 of 1, and a candidate needs one"),
+        ({"method": ALGORITHMS["cpi"](capacity=2, held_out=0.4)}, "leaves 5 prompts .* 2 minibatches"),
     ],
 )
 def test_what_cannot_be_mixed_is_refused(options, sentence):
