@@ -11,7 +11,7 @@ import numpy as np
 from gpg_jax.algorithms import ALGORITHMS
 from gpg_jax.losses import objective
 from gpg_jax.losses.metrics import reduce
-from gpg_jax.types import STOP_EOS, Batch, Method, Rollout, Scores
+from gpg_jax.types import STOP_EOS, STOP_LENGTH, Batch, Method, Rollout, Scores
 
 NOISE = -7.0
 
@@ -48,7 +48,7 @@ def make_batch(rollout: Rollout, old=None, reference=None, **old_fields) -> Batc
 
 
 def random_batch(seed: int = 0, prompts: int = 2, group: int = 4, length: int = 9) -> tuple[Batch, Scores]:
-    """A batch and the scores of an off-policy new policy.
+    """A batch, the last row of every group cut off, and the scores of an off-policy new policy.
 
     Log-ratios of a token lie in ±0.05 or ±(0.3 to 0.9): on both sides of every usual clip range, for both
     signs of the advantage, and none at a boundary.
@@ -78,6 +78,7 @@ def random_batch(seed: int = 0, prompts: int = 2, group: int = 4, length: int = 
         np.repeat(rng.permutation(prompts), group),
         outcome=outcome.astype(np.float32),
         behaviour_log_prob=np.where(mask, old + rng.normal(0, 0.3, mask.shape), 0).astype(np.float32),
+        stop=np.where(np.arange(rows) % group == group - 1, STOP_LENGTH, STOP_EOS).astype(np.int32),
     )
     square = rng.uniform(0.1, 1.5, mask.shape).astype(np.float32)
     entropy = rng.uniform(0.1, 2.0, mask.shape).astype(np.float32)
@@ -111,7 +112,7 @@ def loss_and_coefficients(method: Method, batch: Batch, scores: Scores, state=No
 
 
 @functools.cache
-def compiled(name: str):
-    """`loss_and_coefficients` of a named method with its defaults, compiled once for all tests."""
-    method = ALGORITHMS[name]()
+def compiled(name: str, **options):
+    """`loss_and_coefficients` of a named method, by default or with options, compiled once for all tests."""
+    method = ALGORITHMS[name](**options)
     return jax.jit(lambda batch, scores: loss_and_coefficients(method, batch, scores))

@@ -6,10 +6,12 @@ stop-gradient reads `frozen`, so finite differences in the first give the paper'
 
 from __future__ import annotations
 
+from functools import partial
+
 import numpy as np
 from examples import new_value
 
-from gpg_jax.types import Batch
+from gpg_jax.types import STOP_EOS, Batch
 
 
 def actions(batch: Batch, row: int) -> list[int]:
@@ -186,12 +188,34 @@ def gpg(batch: Batch, new, frozen, count: int = 4) -> float:
 # --------------------------------------------------------------------------------------- with a critic
 
 
-def generalized(batch: Batch, row: int, lambda_: float) -> list[float]:
-    """Â_t = Σ_k λ^k δ_{t+k} over actions, which skip a tool's tokens; γ = 1, nothing behind the end."""
-    values = [float(batch.old.value[row][t]) for t in actions(batch, row)] + [0.0]
-    rewards = [0.0] * (len(values) - 2) + [float(batch.rollout.reward[row])]
-    errors = [reward + values[n + 1] - values[n] for n, reward in enumerate(rewards)]
-    return [sum(lambda_**k * error for k, error in enumerate(errors[n:])) for n in range(len(errors))]
+def rewards_and_values(batch: Batch, row: int, bootstrap: bool) -> tuple[list[float], list[float]]:
+    """Over actions, which skip a tool's tokens; behind them 0, or the critic's value of a row cut off."""
+    cut_off = bootstrap and batch.rollout.stop[row] != STOP_EOS
+    behind = float(batch.old.bootstrap[row]) if cut_off else 0.0
+    values = [float(batch.old.value[row][t]) for t in actions(batch, row)] + [behind]
+    return [0.0] * (len(values) - 2) + [float(batch.rollout.reward[row])], values
+
+
+def generalized(batch: Batch, row: int, lambda_: float, discount=1.0, bootstrap=False) -> list[float]:
+    """Â_t = Σ_k (γλ)^k δ_{t+k}, δ_t = r_t + γV_{t+1} − V_t."""
+    rewards, values = rewards_and_values(batch, row, bootstrap)
+    errors = [reward + discount * values[n + 1] - values[n] for n, reward in enumerate(rewards)]
+    factor = discount * lambda_
+    return [sum(factor**k * error for k, error in enumerate(errors[n:])) for n in range(len(errors))]
+
+
+def n_step(batch: Batch, steps: int, discount=1.0, bootstrap=False):
+    """G_t = r_t + … + γ^(n−1) r_{t+n−1} + γ^n V_{t+n}, or to a nearer end; Â_t = G_t − V_t."""
+    gains, targets = {}, {}
+    for i in rows_of(batch):
+        rewards, values = rewards_and_values(batch, i, bootstrap)
+        targets[i] = []
+        for n in range(len(rewards)):
+            end = min(n + steps, len(rewards))
+            earned = sum(discount ** (k - n) * rewards[k] for k in range(n, end))
+            targets[i].append(earned + discount ** (end - n) * values[end])
+        gains[i] = [target - value for target, value in zip(targets[i], values[:-1], strict=True)]
+    return gains, targets
 
 
 def tokens_of(batch: Batch) -> int:
@@ -212,21 +236,24 @@ def squared_error(batch: Batch, targets: dict[int, list[float]], clip: float | N
     return total / tokens_of(batch)
 
 
-def gains_and_targets(batch: Batch, lambda_, target_lambda: float | None = None):
+def gains_and_targets(batch: Batch, lambda_, target_lambda: float | None = None, **returns):
     """Advantages, and λ-returns of the other λ, of every row; `lambda_` may be a function of the length."""
     gains, targets = {}, {}
     for i in rows_of(batch):
         own = lambda_(len(actions(batch, i))) if callable(lambda_) else lambda_
-        gains[i] = generalized(batch, i, own)
-        other = generalized(batch, i, own if target_lambda is None else target_lambda)
+        gains[i] = generalized(batch, i, own, **returns)
+        other = generalized(batch, i, own if target_lambda is None else target_lambda, **returns)
         values = [float(batch.old.value[i][t]) for t in actions(batch, i)]
         targets[i] = [gain + value for gain, value in zip(other, values, strict=True)]
     return gains, targets
 
 
-def a2c(batch: Batch, new, frozen) -> float:
-    """Over N tokens: −(1/N) Σ A·π_θ/sg[π_θ] + ½(1/N) Σ (V − G)² − 0.01·(1/N) Σ H, A = R − V."""
-    gains, targets = gains_and_targets(batch, 1.0)
+def a2c(batch: Batch, new, frozen, steps: int | None = None, **returns) -> float:
+    """Over N tokens: −(1/N) Σ A·π_θ/sg[π_θ] + ½(1/N) Σ (V − G)² − 0.01·(1/N) Σ H, A = R − V or n-step."""
+    if steps is None:
+        gains, targets = gains_and_targets(batch, 1.0, **returns)
+    else:
+        gains, targets = n_step(batch, steps, **returns)
     total = 0.0
     for i in rows_of(batch):
         for t, gain in zip(actions(batch, i), gains[i], strict=True):
@@ -243,10 +270,13 @@ def surrogate(batch: Batch, new, gains, low: float, high: float) -> float:
     return total / tokens_of(batch)
 
 
-def ppo(batch: Batch, new, frozen) -> float:
-    """Advantages whitened by the sample's variance, λ = 0.95; both clips at 0.2."""
-    gains, targets = gains_and_targets(batch, 0.95)
-    return surrogate(batch, new, white(gains), 0.2, 0.2) + 0.5 * squared_error(batch, targets, 0.2)
+def ppo(batch: Batch, new, frozen, clip: float = 0.2, beta: float = 0.0, **returns) -> float:
+    """Advantages whitened by the sample's variance, λ = 0.95; both clips at 0.2. Or β·KL(π_old‖π_θ) by k3."""
+    gains, targets = gains_and_targets(batch, 0.95, **returns)
+    moved = [new[i, t] - float(batch.old.log_prob[i][t]) for i in rows_of(batch) for t in actions(batch, i)]
+    distance = float(np.mean(np.expm1(moved) - moved))
+    values = 0.5 * squared_error(batch, targets, 0.2)
+    return surrogate(batch, new, white(gains), clip, clip) + beta * distance + values
 
 
 def white(gains: dict[int, list[float]]) -> dict[int, list[float]]:
@@ -255,9 +285,9 @@ def white(gains: dict[int, list[float]]) -> dict[int, list[float]]:
     return {i: [(gain - mean) / np.sqrt(variance + 1e-8) for gain in row] for i, row in gains.items()}
 
 
-def trpo(batch: Batch, new, frozen) -> float:
+def trpo(batch: Batch, new, frozen, **returns) -> float:
     """The surrogate without a clip, λ = 0.98; what bounds it is the update."""
-    gains, targets = gains_and_targets(batch, 0.98)
+    gains, targets = gains_and_targets(batch, 0.98, **returns)
     return surrogate(batch, new, white(gains), np.inf, np.inf) + 0.5 * squared_error(batch, targets, None)
 
 
@@ -268,9 +298,11 @@ def cpi(batch: Batch, new, frozen) -> float:
     return surrogate(batch, new, gains, np.inf, np.inf)
 
 
-def vapo(batch: Batch, new, frozen) -> float:
-    """λ = 1 − 1/0.05·l for the policy, not below 0; λ = 1 for the critic; 0.1 NLL of correct rows."""
-    gains, targets = gains_and_targets(batch, lambda length: max(1 - 1 / (0.05 * length), 0.0), 1.0)
+def vapo(batch: Batch, new, frozen, alpha=0.05, low=0.0, high=1.0, **returns) -> float:
+    """λ = 1 − 1/(α·l) for the policy, not below 0; λ = 1 for the critic; 0.1 NLL of correct rows."""
+    gains, targets = gains_and_targets(
+        batch, lambda length: min(max(1 - 1 / (alpha * length), low), high), 1.0, **returns
+    )
     correct = [i for i in rows_of(batch) if batch.rollout.outcome[i] >= 1]
     said = [new[i, t] for i in correct for t in actions(batch, i)]
     likelihood = 0.1 * float(np.mean(said)) if said else 0.0
@@ -303,6 +335,25 @@ REFERENCES = {
     "sapo": sapo,
     "gpg": gpg,
 }
+
+
+BOOTSTRAP = {"bootstrap_truncated": True}
+VARIANTS = [
+    ("a2c", {"steps": 1}, partial(a2c, steps=1)),
+    ("a2c", {"steps": 3, "discount": 0.9}, partial(a2c, steps=3, discount=0.9)),
+    ("a2c", {"steps": 3, **BOOTSTRAP}, partial(a2c, steps=3, bootstrap=True)),
+    ("a2c", BOOTSTRAP, partial(a2c, bootstrap=True)),
+    ("ppo", {"discount": 0.9, **BOOTSTRAP}, partial(ppo, discount=0.9, bootstrap=True)),
+    ("ppo", {"bound": "kl"}, partial(ppo, clip=np.inf, beta=1.0)),
+    ("trpo", BOOTSTRAP, partial(trpo, bootstrap=True)),
+    ("vapo", {"alpha": 1.0}, partial(vapo, alpha=1.0)),
+    (
+        "vapo",
+        {"alpha": 1.0, "lambda_range": (0.3, 0.7), **BOOTSTRAP},
+        partial(vapo, alpha=1.0, low=0.3, high=0.7, bootstrap=True),
+    ),
+]
+"""What a method may be besides: name, arguments, loss."""
 
 
 def finite_difference(loss, batch: Batch, new: np.ndarray, step: float = 1e-6) -> np.ndarray:

@@ -28,6 +28,18 @@ def test_loss_and_gradient_equal_the_loops(name):
     assert np.abs(finite).max() > 1e-5
 
 
+@pytest.mark.parametrize(("name", "options", "loss"), reference.VARIANTS, ids=lambda part: str(part)[:60])
+def test_what_a_method_may_be_besides_equals_the_loops_too(name, options, loss):
+    batch, scores = examples.random_batch(seed=3)
+    value, gradient, _ = examples.compiled(name, **options)(batch, scores)
+    new = np.asarray(scores.log_prob, np.float64)
+    np.testing.assert_allclose(value, loss(batch, new, new), rtol=2e-5, atol=2e-6)
+    finite = reference.finite_difference(loss, batch, scores.log_prob)
+    np.testing.assert_allclose(gradient, finite, rtol=2e-4, atol=2e-6)
+    plain = reference.finite_difference(reference.REFERENCES[name], batch, scores.log_prob)
+    assert np.abs(finite - plain).max() > 1e-3
+
+
 @pytest.mark.parametrize("name", ["grpo", "dr_grpo", "dapo", "gspo", "gspo_token", "gpg"])
 def test_the_example_clips_some_tokens_and_not_others(name):
     batch, scores = examples.random_batch(seed=3)
@@ -80,6 +92,23 @@ def test_unit_product_ratio_equals_the_loops():
             for t in unit:
                 expected[i, t] = -ratio * advantage[i] / len(tokens) / len(reference.rows_of(batch))
     np.testing.assert_allclose(objective.coefficients(method, batch, scores), expected, rtol=1e-4, atol=1e-6)
+
+
+def test_discounted_candidates_equal_the_loops():
+    """Â_t = γ^(n − 1 − t)·R less the mean of the other rows' γ^(n − 1)·R, n actions a row."""
+    batch, scores = examples.random_batch(seed=3)
+    method, reward = ALGORITHMS["cpi"](step="discounted", discount=0.8), reference.returns(batch)
+
+    def loss(batch, new, frozen):
+        gains = {}
+        lengths = [len(reference.actions(batch, i)) for i in reference.rows_of(batch)]
+        for i in reference.rows_of(batch):
+            others = [0.8 ** (lengths[j] - 1) * reward[j] for j in reference.siblings(batch, i) if j != i]
+            gains[i] = [0.8**later * reward[i] - np.mean(others) for later in reversed(range(lengths[i]))]
+        return reference.surrogate(batch, new, gains, np.inf, np.inf)
+
+    finite = reference.finite_difference(loss, batch, scores.log_prob)
+    np.testing.assert_allclose(objective.coefficients(method, batch, scores), finite, rtol=2e-4, atol=2e-6)
 
 
 def test_dynamic_sampling_and_overlong_shaping_reach_the_loss():

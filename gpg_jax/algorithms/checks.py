@@ -10,6 +10,7 @@ from collections.abc import Collection, Mapping
 from numbers import Integral, Real
 from typing import Any
 
+from gpg_jax.algorithms.conventions import CHARGES_OTHERS
 from gpg_jax.estimators.divergences import ESTIMATORS
 
 SAMPLED = (*(name for name in ESTIMATORS if not name.endswith("+")), "k1+", "k2+", "k3+", "abs+")
@@ -66,6 +67,29 @@ def positive(name: str, value: Any) -> None:
     within(name, value, 0)
     if not value > 0:
         raise ValueError(f"{name} must be above 0, got {value!r}")
+
+
+def ordered(name: str, bounds: Any, least: float = -math.inf, most: float = math.inf) -> None:
+    """Raises ValueError unless `bounds` are a low and a high, finite numbers of [least, most]."""
+    if not isinstance(bounds, tuple | list) or len(bounds) != 2:
+        raise ValueError(f"{name} must be a low and a high, got {bounds!r}")
+    for bound in bounds:
+        within(name, bound, least, most)
+    if bounds[0] > bounds[1]:
+        raise ValueError(f"{name} must be a low and a high, in this order, got {bounds!r}")
+
+
+def read_only(reads: bool, reader: str, **given: Any) -> None:
+    """Raises ValueError where an argument was given, and is not None, that nothing reads.
+
+    Args:
+      reads: whether they are read.
+      reader: by what, or where.
+      **given: argument -> value; None where it was left out.
+    """
+    for name, value in given.items():
+        if value is not None and not reads:
+            raise ValueError(f"{name} is read only {reader}: here it would do nothing, leave it out")
 
 
 def count(name: str, value: Any) -> None:
@@ -139,9 +163,7 @@ def check_combination(settings: Mapping[str, Any], given: Collection[str]) -> No
         (weighted, ("kl_ratio",), "by an importance-weighted KL"),
         (estimator != "full", ("kl_range",), "by a KL at the sampled token"),
     ):
-        for name in () if reads else names:
-            if name in given:
-                raise ValueError(f"{name} is read only {reader}: here it would do nothing, leave it out")
+        read_only(reads, reader, **{name: name for name in names if name in given})
     if charged and in_loss and weighted and estimator not in ("k1", "k3"):
         raise ValueError(
             "an importance-weighted KL has the gradient of KL(π‖π_ref) for k1 and k3 alone: with "
@@ -150,4 +172,9 @@ def check_combination(settings: Mapping[str, Any], given: Collection[str]) -> No
     if charged and not in_loss and estimator == "full":
         raise ValueError(
             "the KL in the reward is taken at the sampled token: use k1, k2, k3 or abs, not full"
+        )
+    if charged and not in_loss and estimator != "k1" and settings["convention"] not in CHARGES_OTHERS:
+        raise ValueError(
+            f"{estimator!r} in the reward has another gradient than KL(π‖π_ref), next to none near the "
+            f"reference: take k1, or the convention of a system that charges it, {', '.join(CHARGES_OTHERS)}"
         )

@@ -25,7 +25,7 @@ def doubling(coefficient: Array, kl: Array, target: float, *, bounds: Bounds | N
       coefficient: β, scalar.
       kl: d = E KL(π_old‖π_θ) after the update, scalar, nats an action.
       target: d_targ > 0.
-      bounds: where β is held, or None.
+      bounds: where β is held, or None; the paper has none, and β is then 0 or ∞ behind 150 steps of one kind.
 
     Returns:
       The next β; as it was for a KL that is nan.
@@ -61,7 +61,7 @@ def proportional(
       bounds: where β is held, or None.
 
     Returns:
-      The next β.
+      The next β; as it was for a KL that is nan.
 
     Raises:
       ValueError: a number that is not positive, or so many samples a call that β could change its sign.
@@ -73,7 +73,7 @@ def proportional(
             "the horizon must be more than a fifth of the samples between two calls, or β could become "
             f"negative; got {horizon} and {samples}"
         )
-    error = jnp.clip(kl / target - 1, -0.2, 0.2)
+    error = jnp.where(jnp.isnan(kl), 0, jnp.clip(kl / target - 1, -0.2, 0.2))
     return _held(coefficient * (1 + error * samples / horizon), bounds)
 
 

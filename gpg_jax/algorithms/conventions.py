@@ -56,8 +56,18 @@ CONVENTIONS: dict[str, dict[str, Any]] = {
 }
 """Convention -> settings."""
 
-KL_IN_REWARD: dict[str, dict[str, Any]] = {"verl": {"kl_estimator": "k1"}, "oat": {"kl_estimator": "k1"}}
-"""Convention -> settings where the KL is in the reward."""
+KL_IN_REWARD: dict[str, dict[str, Any]] = {
+    convention: {"kl_estimator": "k1"} for convention in ("paper", "seed", "trl", "verl", "oat")
+}
+"""Convention -> settings where the KL is in the reward.
+
+It is log π − log π_ref (Ziegler et al. 2019, arXiv 1909.08593, eq. 2), which OpenRLHF and Tunix take
+everywhere. Nothing is differentiated in a reward: there k1 gives ∇KL(π‖π_ref), and k3 for one token
+∇KL(π‖π_ref) − ∇KL(π_ref‖π), of which near the reference next to nothing is left.
+"""
+
+CHARGES_OTHERS = ("trl", "verl", "tunix", "openrlhf")
+"""Conventions of systems that charge another estimator in the reward where they are asked to."""
 
 _LOW_VARIANCE = {"kl_range": (-20.0, 20.0), "kl_cost_range": (-10.0, 10.0)}
 KL_OF: dict[str, dict[str, dict[str, Any]]] = {"verl": {"k3": _LOW_VARIANCE, "k3+": _LOW_VARIANCE}}
@@ -72,6 +82,11 @@ _GSPO: dict[str, dict[str, Any] | str] = {
     "tunix": {"kl_coefficient": 0.04, **_CLIP, **_BELOW_10},
     "openrlhf": {"kl_coefficient": 0.01, "log_ratio_range": None, **_CLIP},
 }
+_SYSTEMS = ("trl", "verl", "tunix", "openrlhf", "oat")
+_OF_A_CRITIC = (
+    "where that system has it, its λ, value clip and whitening are its own and not among the settings; give "
+    "what differs as arguments"
+)
 _WHITENED = "OpenRLHF whitens these advantages over the tokens of the batch and clips a ratio"
 
 BY_METHOD: dict[str, dict[str, dict[str, Any] | str]] = {
@@ -109,6 +124,8 @@ BY_METHOD: dict[str, dict[str, dict[str, Any] | str]] = {
     "reinforce": {"openrlhf": _WHITENED},
     "reinforce_group": {"openrlhf": _WHITENED},
     "gpg": {"verl": "verl's `gpg` is Group Policy Gradient (arXiv 2504.02546), another algorithm"},
+    **{name: dict.fromkeys(_SYSTEMS, _OF_A_CRITIC) for name in ("a2c", "ppo", "vapo", "trpo")},
+    "cpi": dict.fromkeys(_SYSTEMS, "none of these systems has it"),
 }
 """Method -> convention -> settings and arguments of the method, or why there is no such method."""
 

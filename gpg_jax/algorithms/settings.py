@@ -26,10 +26,12 @@ class Settings(NamedTuple):
       advantage_range: where the advantage of a row is held, or None; it holds 0.
       aggregation: a key of `compose.AGGREGATIONS`.
       max_length: T of the aggregation "constant_length", in tokens.
-      log_ratio_range: where log-ratios are held against overflow (reported as `log_ratio_clamped`), or None.
+      log_ratio_range: where log π_θ − log π_old is held against overflow, or None; reported as
+        `log_ratio_clamped`, and as `kl_clamped` where its KL is penalised.
       dual_clip: the bound c of the dual clip, or None.
       kl_coefficient: β of the KL to the reference; 0 needs no reference.
-      kl_estimator: "k1", "k2", "k3", "abs", one of these with "+" (its value, k2's gradient), or "full".
+      kl_estimator: "k1", "k2", "k3", "abs", one of these with "+" (its value, k2's gradient), or "full";
+        in the reward "k1" unless given, and another one only where the convention's system has it.
       kl_placement: "loss" or "reward".
       kl_order: the KL in the reward is charged "before" rows are compared, as a part of what is compared, or
         "after", to each token by what it and those behind it cost.

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from gpg_jax.algorithms import checks
-from gpg_jax.algorithms.a2c import NEEDS, critic_loss
+from gpg_jax.algorithms.a2c import NEEDS, check_returns, critic_loss
 from gpg_jax.algorithms.compose import compose
 from gpg_jax.algorithms.ppo import UNREAD
 from gpg_jax.algorithms.settings import resolve
@@ -34,7 +34,8 @@ def trpo(
 
     Schulman et al. 2015, arXiv 1502.05477, eq. 14 and app. C. The policy takes one step on a whole rollout,
     without an optimizer; a plan's epochs and minibatches are the critic's. What stands in the loss
-    besides, a KL to the reference or an entropy bonus, is improved with the surrogate.
+    besides, a KL to the reference or an entropy bonus, is improved with the surrogate. Whitening and GAE with
+    λ = .98 are those of OpenAI's baselines; the paper has the returns that were earned for Q.
 
     Args:
       radius: δ, nats an action, of the KL over the vocabulary.
@@ -57,11 +58,11 @@ def trpo(
     Raises:
       ValueError: a setting without effect, or out of its range.
     """
-    settings = resolve(options, UNREAD | {"dual_clip"}, aggregation="token_mean")
+    settings = resolve(options, UNREAD | {"dual_clip"}, name="trpo", aggregation="token_mean")
     region = TrustRegion(radius, cg_iterations, cg_tolerance, damping, shrink, attempts)
     _check(region)
     checks.within("lambda_", lambda_, 0, 1)
-    checks.within("discount", discount, 0, 1)
+    check_returns(settings, discount, bootstrap_truncated)
     method = compose(
         settings,
         advantage=gae_advantage(

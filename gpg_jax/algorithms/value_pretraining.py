@@ -8,7 +8,7 @@ from gpg_jax.losses.penalties import value_penalty
 from gpg_jax.types import Method
 
 
-def value_pretraining(method: Method, *, discount: float = 1.0) -> Method:
+def value_pretraining(method: Method, *, discount: float) -> Method:
     """min_φ E[(V_φ(s_t) − G_t)²] with G the whole return of a policy that stays as it is.
 
     VAPO, arXiv 2504.05118, section 4.1: a critic that starts from a reward model, or from nothing, is wrong
@@ -17,7 +17,7 @@ def value_pretraining(method: Method, *, discount: float = 1.0) -> Method:
 
     Args:
       method: whose critic it is, with its rewards, rows and weights.
-      discount: γ in [0, 1], an action; the method's.
+      discount: γ in [0, 1], an action: that of the method, whose advantages are of such returns.
 
     Returns:
       The method; the state of the method that was given stays as it is.

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from gpg_jax.algorithms import checks
-from gpg_jax.algorithms.a2c import NEEDS, critic_loss
+from gpg_jax.algorithms.a2c import NEEDS, check_returns, critic_loss
 from gpg_jax.algorithms.compose import AGGREGATIONS, clip, compose
 from gpg_jax.algorithms.ppo import UNREAD
 from gpg_jax.algorithms.settings import resolve
@@ -24,7 +24,7 @@ def vapo(
     clip_high: float = 0.28,
     value_coefficient: float = 0.5,
     likelihood_coefficient: float = 0.1,
-    correct: float = 1.0,
+    correct: float | None = None,
     discount: float = 1.0,
     bootstrap_truncated: bool = False,
     **options: Any,
@@ -44,7 +44,7 @@ def vapo(
       clip_high: ε_high.
       value_coefficient: c of the critic's loss.
       likelihood_coefficient: μ.
-      correct: least outcome of a correct row.
+      correct: least outcome of a correct row; None is 1.
       discount: γ in [0, 1], an action.
       bootstrap_truncated: whether a row that its budget ended is worth V behind its last token.
       **options: of `settings.Settings`; the aggregation is "token_mean" unless given.
@@ -55,10 +55,15 @@ def vapo(
     Raises:
       ValueError: a setting without effect, or out of its range.
     """
-    settings = resolve(options, UNREAD, aggregation="token_mean")
+    settings = resolve(options, UNREAD, name="vapo", aggregation="token_mean")
+    check_returns(settings, discount, bootstrap_truncated)
+    checks.positive("alpha", alpha)
+    checks.ordered("lambda_range", lambda_range, 0, 1)
     checks.within("target_lambda", target_lambda, 0, 1)
-    checks.within("discount", discount, 0, 1)
     checks.within("likelihood_coefficient", likelihood_coefficient, 0)
+    checks.read_only(likelihood_coefficient > 0, "by a likelihood_coefficient above 0", correct=correct)
+    least = 1.0 if correct is None else correct
+    checks.within("correct", least)
 
     def adaptive(rollout: Rollout) -> Array:
         return length_adaptive_lambda(rollout.action_mask, alpha, lambda_range)[0]
@@ -80,7 +85,7 @@ def vapo(
         needs=NEEDS,
         penalties=(
             critic_loss(settings, value_coefficient, None),
-            likelihood_penalty(likelihood_coefficient, weigh, correct=correct),
+            likelihood_penalty(likelihood_coefficient, weigh, correct=least),
         ),
         watch=watch,
     )

@@ -8,7 +8,7 @@ from typing import NamedTuple
 import jax.numpy as jnp
 
 from gpg_jax.estimators.advantages import Advantage
-from gpg_jax.estimators.filters import finished
+from gpg_jax.estimators.filters import finished, sample_weight
 from gpg_jax.estimators.generalized_advantage import generalized_advantage, value_targets
 from gpg_jax.estimators.groups import EpsPlacement
 from gpg_jax.estimators.temporal_difference import n_step_returns
@@ -34,7 +34,7 @@ def gae_advantage(
     lambda_: float | Callable[[Rollout], Array],
     *,
     target_lambda: float | None = None,
-    discount: float = 1.0,
+    discount: float,
     bootstrap_truncated: bool = False,
     whitening: Whitening | None = None,
 ) -> Advantage:
@@ -54,7 +54,7 @@ def gae_advantage(
         rows = rewards, *old_values(batch, bootstrap_truncated), batch.rollout.action_mask
         found = generalized_advantage(*rows, own, discount)
         targets = value_targets(*rows, own if target_lambda is None else target_lambda, discount)
-        return _whitened(found, unit_ids >= 0, whitening), targets, state
+        return _whitened(found, batch.rollout, unit_ids >= 0, whitening), targets, state
 
     return advantage
 
@@ -62,7 +62,7 @@ def gae_advantage(
 def n_step_advantage(
     steps: int,
     *,
-    discount: float = 1.0,
+    discount: float,
     bootstrap_truncated: bool = False,
     whitening: Whitening | None = None,
 ) -> Advantage:
@@ -82,7 +82,7 @@ def n_step_advantage(
         value, bootstrap = old_values(batch, bootstrap_truncated)
         targets = n_step_returns(rewards, value, bootstrap, batch.rollout.action_mask, steps, discount)
         found = jnp.where(batch.rollout.action_mask, targets - value, 0)
-        return _whitened(found, unit_ids >= 0, whitening), targets, state
+        return _whitened(found, batch.rollout, unit_ids >= 0, whitening), targets, state
 
     return advantage
 
@@ -105,6 +105,9 @@ def old_values(batch: Batch, bootstrap_truncated: bool) -> tuple[Array, Array]:
     return value, jnp.where(finished(batch.rollout), 0, behind)
 
 
-def _whitened(advantage: Array, mask: Array, whitening: Whitening | None) -> Array:
+def _whitened(advantage: Array, rollout: Rollout, mask: Array, whitening: Whitening | None) -> Array:
+    """Rows of a tree count in mean and std by their leaf weights."""
     advantage = jnp.where(mask, advantage, 0)
-    return advantage if whitening is None else whiten(advantage, mask, **whitening._asdict())
+    if whitening is None:
+        return advantage
+    return whiten(advantage, mask, **whitening._asdict(), weight=sample_weight(rollout)[:, None])

@@ -22,11 +22,12 @@ def whiten(
     eps: float,
     eps_placement: EpsPlacement,
     shift_mean: bool = True,
+    weight: Array | None = None,
 ) -> Array:
     """(x − mean) / std over the tokens under the mask; their mean is put back unless it is to be shifted.
 
-    std² = Σ(x − mean)² / (n − ddof); ε outside: std + ε, inside: √(std² + ε). No paper fixes these: verl and
-    tunix take ddof = 1 and ε = 1e-8 inside. Targets of the critic are taken before whitening.
+    std² = Σ w(x − mean)² / (Σ w − ddof); ε outside: std + ε, inside: √(std² + ε). No paper fixes these: verl
+    and tunix take ddof = 1 and ε = 1e-8 inside. Targets of the critic are taken before whitening.
 
     Args:
       values: `[...]`.
@@ -35,6 +36,8 @@ def whiten(
       eps: ε ≥ 0.
       eps_placement: "outside" or "inside" the root.
       shift_mean: whether the mean becomes 0; where not, only the spread is scaled.
+      weight: w ≥ 0, of a shape that broadcasts: how much a token counts in mean and std, as a token does that
+        several forked rows have in common; 1 for None.
 
     Returns:
       `[...]`, 0 under the mask. Without any spread (one token, equal ones) there is no scale: the tokens get
@@ -48,9 +51,10 @@ def whiten(
             'ddof must be 0 or 1, eps not negative and eps_placement "outside" or "inside"; got '
             f"ddof={ddof}, eps={eps}, eps_placement={eps_placement!r}"
         )
-    centred, mean = _centred(values, mask)
-    square = masked_sum(jnp.square(centred), mask)
-    freedom = jnp.sum(mask) - ddof
+    weight = jnp.where(mask, 1.0 if weight is None else weight, 0)
+    centred, mean = _centred(values, mask, weight)
+    square = masked_sum(weight * jnp.square(centred), mask)
+    freedom = jnp.sum(weight) - ddof
     spread = square > 0
     # a root's derivative at 0 is ∞: 1 stands in where there is no spread
     variance = jnp.where(spread, square, 1) / jnp.where(freedom > 0, freedom, 1)
@@ -73,14 +77,16 @@ def explained_variance(values: Array, returns: Array, mask: Array) -> Array:
       Scalar; 0 where the returns do not vary and nothing is to be explained, whatever V is.
     """
     returns, values = masked_values(returns, mask), masked_values(values, mask)
-    total, rest = (masked_sum(jnp.square(_centred(x, mask)[0]), mask) for x in (returns, returns - values))
+    centred = (_centred(x, mask, mask)[0] for x in (returns, returns - values))
+    total, rest = (masked_sum(jnp.square(x), mask) for x in centred)
     return jnp.where(total > 0, 1 - rest / jnp.where(total > 0, total, 1), 0)
 
 
-def _centred(values: Array, mask: Array) -> tuple[Array, Array]:
-    """Values less their mean, 0 under the mask; and the mean."""
+def _centred(values: Array, mask: Array, weight: Array) -> tuple[Array, Array]:
+    """Values less their weighted mean, 0 under the mask; and the mean."""
     values = masked_values(values, mask)
     lowest = -masked_max(-values, mask)
     above = jnp.where(mask, values - lowest, 0)
-    mean = jnp.sum(above) / jnp.maximum(jnp.sum(mask), 1)
+    total = jnp.sum(weight)
+    mean = jnp.sum(weight * above) / jnp.where(total > 0, total, 1)
     return jnp.where(mask, above - mean, 0), lowest + mean

@@ -67,8 +67,8 @@ def weigh(objective: Objective, rollout: Rollout, estimate: Estimate) -> tuple[A
 
 
 def penalty_coefficients(objective: Objective, state: State) -> tuple[Array, ...]:
-    """The coefficient of each penalty under the method's state."""
-    return tuple(jnp.float32(penalty.coefficient(state)) for penalty in objective.penalties)
+    """The coefficient of each penalty under the method's state; a number takes the dtype of the loss."""
+    return tuple(jnp.asarray(penalty.coefficient(state)) for penalty in objective.penalties)
 
 
 def loss(

@@ -97,7 +97,13 @@ def kl_penalty(
     return penalty(cost, coefficient, weights, kl_held(estimator, bounds, cost_bounds))
 
 
-def old_kl_penalty(estimator: str, coefficient: Coefficient, weights: Callable) -> Penalty:
+def old_kl_penalty(
+    estimator: str,
+    coefficient: Coefficient,
+    weights: Callable,
+    *,
+    bounds: tuple[float, float] | None = None,
+) -> Penalty:
     """β · Σ w_t · KL_t(π_old‖π_θ), from tokens that π_old drew.
 
     PPO's penalised surrogate, arXiv 1707.06347, eq. 8. The expected gradient of k1 = log π_old − log π_θ and
@@ -107,6 +113,10 @@ def old_kl_penalty(estimator: str, coefficient: Coefficient, weights: Callable) 
       estimator: "k1" or "k3".
       coefficient: β, or a function of the method's state.
       weights: how tokens are weighed; see `losses.weights`.
+      bounds: where log π_θ − log π_old is held, or None; nothing passes a held difference's gradient.
+
+    Returns:
+      The penalty; what bounds hold is its `held`.
 
     Raises:
       ValueError: another estimator.
@@ -114,10 +124,16 @@ def old_kl_penalty(estimator: str, coefficient: Coefficient, weights: Callable) 
     if estimator not in ("k1", "k3"):
         raise ValueError(f"the KL to the old policy is estimated by 'k1' or 'k3', got {estimator!r}")
 
-    def cost(scores: Scores, batch: Batch) -> Array:
-        return ESTIMATORS[estimator](batch.old.log_prob, scores.log_prob)
+    divergence = bounded(ESTIMATORS[estimator], bounds)
 
-    return penalty(cost, coefficient, weights)
+    def cost(scores: Scores, batch: Batch) -> Array:
+        return divergence(batch.old.log_prob, scores.log_prob)
+
+    def held(scores: Scores, batch: Batch) -> Array:
+        assert bounds is not None  # without them there is no such function
+        return _outside(scores.log_prob - batch.old.log_prob, bounds)
+
+    return penalty(cost, coefficient, weights, None if bounds is None else held)
 
 
 def kl_held(

@@ -22,7 +22,8 @@ class Solution(NamedTuple):
 
     Attributes:
       x: the solution.
-      residual: ‖b − H x‖ / ‖b‖, 0 for b = 0.
+      residual: ‖b − H x‖ / ‖b‖ by the recurrence, which no product checks, 0 for b = 0. Where H is badly
+        conditioned, rounding leaves it far below what `relative_residual` finds.
       iterations: products that were taken.
     """
 
@@ -69,8 +70,8 @@ def conjugate_gradient(
     """Solves H x = b from x = 0 (Hestenes and Stiefel 1952), with one product an iteration.
 
     It ends at a direction of no positive curvature, where H is not what it should be, with the solution so
-    far. OpenAI's baselines compare the residual itself with their tolerance; relative to b it does not
-    depend on the scale of rewards.
+    far. OpenAI's baselines compare the squared residual with their tolerance as it is; relative to the
+    square of b it does not depend on the scale of rewards.
 
     Args:
       product: v -> H v, H symmetric and positive definite.
@@ -104,6 +105,17 @@ def conjugate_gradient(
         unsolved, improve, (zero, target, target, whole, jnp.zeros((), jnp.int32))
     )
     return Solution(x, jnp.sqrt(square / jnp.where(whole > 0, whole, 1)), count)
+
+
+def relative_residual(target: Params, image: Params) -> Array:
+    """‖b − H x‖ / ‖b‖, 0 for b = 0, of a product that was taken.
+
+    Args:
+      target: b.
+      image: H x.
+    """
+    rest, whole = add_scaled(target, -1.0, image), dot(target, target)
+    return jnp.sqrt(dot(rest, rest) / jnp.where(whole > 0, whole, 1))
 
 
 def fisher_vector_product(divergence: Callable[[Params], Array], params: Params, vector: Params) -> Params:

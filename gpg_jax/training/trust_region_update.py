@@ -30,6 +30,7 @@ from gpg_jax.training.trust_region import (
     dot,
     fisher_vector_product,
     line_search,
+    relative_residual,
     step_length,
 )
 from gpg_jax.types import Array, Batch, Estimate, Params, TrustRegion
@@ -48,7 +49,7 @@ def trust_region_update(
     - `trust_region_kl`: KL(π_old‖π_θ) over the vocabulary, in nats an action.
     - `trust_region_gain`, `trust_region_expected`: what the surrogate gained, and β·gᵀx, to first order.
     - `trust_region_curvature`: xᵀFx; the direction was of no use where it is not positive.
-    - `cg_residual`, `cg_iterations`: how far the direction is from solving (F + λI)x = g, relative to g.
+    - `cg_residual`, `cg_iterations`: ‖g − (F + λI)x‖ / ‖g‖ by a product of its own, and how many came before.
 
     Args:
       program: what the step is made of.
@@ -68,7 +69,8 @@ def trust_region_update(
         region.iterations,
         region.tolerance,
     )
-    curvature = dot(solved.x, fisher(solved.x))
+    image = fisher(solved.x)
+    curvature = dot(solved.x, image)
     search = line_search(
         _measure(own, state, batch, fixed, coefficients, before["loss"][0]),
         state.params,
@@ -81,7 +83,7 @@ def trust_region_update(
     told = _told(search, measures.reduce(before)) | {
         "trust_region_expected": jnp.where(search.accepted, search.scale * dot(ascent, solved.x), 0),
         "trust_region_curvature": curvature,
-        "cg_residual": solved.residual,
+        "cg_residual": relative_residual(ascent, add_scaled(image, region.damping, solved.x)),
         "cg_iterations": solved.iterations.astype(jnp.float32),
         "gradient_norm": jnp.sqrt(dot(ascent, ascent)),
         "update_norm": jnp.where(search.accepted, search.scale * jnp.sqrt(dot(solved.x, solved.x)), 0),

@@ -44,6 +44,8 @@ def test_doubling(kl, scale):
         (-3.0, 100, 0.998),
         (2.0, 1000, 1.02),  # K = .1, the paper's
         (2.0, 0, 1.0),
+        (np.inf, 100, 1.002),
+        (np.nan, 100, 1.0),
     ],
 )
 def test_proportional(ratio, samples, scale):

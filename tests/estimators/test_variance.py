@@ -54,6 +54,18 @@ def test_numpy_under_the_mask(seed, mask, ddof, shift_mean):
     np.testing.assert_allclose(found[mask], expected + (0 if shift_mean else mean), rtol=1e-4, atol=1e-4)
 
 
+def test_a_weight_of_a_half_is_half_a_token():
+    """Two rows that count half each, and are equal, are one row."""
+    once = drawn(3, np.ones(SHAPE, bool))
+    twice, mask = np.concatenate([once, once[:1]]), np.ones((4, 5), bool)
+    weight = np.float32([[0.5], [1], [1], [0.5]])
+    settings = {"ddof": 1, "eps": 1e-8, "eps_placement": "inside"}
+    found = compiled(twice, mask, **settings, weight=weight)
+    np.testing.assert_allclose(found[:3], compiled(once, mask[:3], **settings), rtol=1e-5)
+    np.testing.assert_array_equal(found[3], found[0])
+    assert np.abs(compiled(twice, mask, **settings)[:3] - found[:3]).max() > 0.01
+
+
 @pytest.mark.parametrize("tokens", [0, 1, 7])
 @pytest.mark.parametrize(("ddof", "eps"), [(0, 1e-8), (1, 0.0)])
 def test_without_spread_there_is_no_scale(tokens, ddof, eps):

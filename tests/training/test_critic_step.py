@@ -14,9 +14,11 @@ from gpg_jax.algorithms import ALGORITHMS
 from gpg_jax.algorithms.value_pretraining import value_pretraining
 from gpg_jax.losses import objective
 from gpg_jax.policies.critic import head_critic, trunk_critic
+from gpg_jax.training import updates
 from gpg_jax.training.program import BOTH, Program
 from gpg_jax.training.state import create_critic_state, create_state
-from gpg_jax.training.step import compile_step, make_step
+from gpg_jax.training.step import compile_step, make_step, prepare
+from gpg_jax.training.updates import minibatch_rows
 
 OPTIMIZER = optax.chain(optax.clip_by_global_norm(1.0), optax.sgd(0.3))
 ROLLOUT = small.rollout()
@@ -51,11 +53,16 @@ def run(method, critic, devices=1, trains=BOTH, **cut):
     return jax.tree.map(lambda leaf: leaf[0], (state, metrics))
 
 
-@pytest.mark.parametrize("name", CRITICS)
-def test_micro_batches_and_devices_add_up_to_the_whole(name):
-    whole = run(PPO, CRITICS[name])
+@pytest.mark.parametrize(
+    ("method", "name"),
+    [(PPO, "head"), (PPO, "trunk"), (ALGORITHMS["vapo"](), "head")],
+    ids=["0", "1", "vapo"],
+)
+def test_micro_batches_and_devices_add_up_to_the_whole(method, name):
+    """VAPO's likelihood too (O-25), whose rows are not spread evenly."""
+    whole = run(method, CRITICS[name])
     for cut in ({"micro_batches": 4}, {"devices": 2, "micro_batches": 2}):
-        parts = run(PPO, CRITICS[name], **cut)
+        parts = run(method, CRITICS[name], **cut)
         for part in (lambda state: state.params, lambda state: state.critic.params):
             for one, other in zip(bits(part(whole[0])), bits(part(parts[0])), strict=True):
                 np.testing.assert_allclose(one, other, atol=2e-5)
@@ -65,7 +72,7 @@ def test_micro_batches_and_devices_add_up_to_the_whole(name):
 
 
 def test_a_critic_on_the_policys_trunk_shapes_it_and_a_separate_one_does_not():
-    """With advantages of 0 (a batch of equal rewards, whitened) the value loss is all that is left."""
+    """With a gate that silences the surrogate, and no entropy bonus, the value loss is all that is left."""
     rows = ROLLOUT.replace(reward=np.zeros_like(ROLLOUT.reward))
     method = ALGORITHMS["a2c"](lambda_=1.0, entropy_coefficient=0.0)
     silent = method._replace(objective=method.objective._replace(gate=lambda ratio, advantage: 0 * ratio))
@@ -78,7 +85,7 @@ def test_a_critic_on_the_policys_trunk_shapes_it_and_a_separate_one_does_not():
 
 
 def test_a_critic_that_learns_alone_comes_to_explain_its_targets():
-    method = value_pretraining(PPO)
+    method = value_pretraining(PPO, discount=1.0)
     critic = CRITICS["trunk"]
     state = first_state(method, critic)
     before = bits((state.params, state.optimizer, state.update))
@@ -96,14 +103,46 @@ def test_the_targets_of_the_pretraining_are_whole_returns():
     """Whatever the critic says: the reward at the end is the target of every action where γ = 1."""
     batch, _ = examples.random_batch(3)
     actions = np.asarray(batch.rollout.action_mask)
-    method = value_pretraining(ALGORITHMS["vapo"](target_lambda=0.5))
+    method = value_pretraining(ALGORITHMS["vapo"](target_lambda=0.5), discount=1.0)
     estimate, _ = objective.estimate(method, batch, method.state)
     wanted = np.where(actions, batch.rollout.reward[:, None], 0)
     np.testing.assert_allclose(np.where(actions, estimate.value_target, 0), wanted, atol=1e-5)
 
 
+def test_the_penalised_form_measures_the_kl_behind_its_updates_and_steers_by_it():
+    """`kl_old_after` is the mean of k3 over actions by the parameters behind, scored anew."""
+    method, critic = ALGORITHMS["ppo"](bound="kl"), CRITICS["head"]
+    own = program(method, critic, minibatches=2)
+    before = first_state(method, critic)
+    state, metrics = jax.jit(make_step(own))(before, ROLLOUT)
+    old, new = (prepare(own, at, ROLLOUT).batch.old.log_prob for at in (before, state))
+    moved = np.asarray(new - old, np.float64)[ROLLOUT.action_mask]
+    distance = np.mean(np.expm1(moved) - moved)
+    np.testing.assert_allclose(metrics["kl_old_after"], distance, rtol=1e-3)
+    assert distance > 1.5 * 0.01 and metrics["kl_old_k3"] < distance
+    assert metrics["state/old"] == 1 and metrics["state/old_held"] == 0 and state.method.old == 2
+
+
+def test_what_is_told_of_the_critic():
+    """1 − Var(G − V)/Var(G), and the means of V and of (V − G)², over actions."""
+    critic = CRITICS["head"]
+    ready = prepare(program(PPO, critic), first_state(PPO, critic), ROLLOUT)
+    acted = ROLLOUT.action_mask
+    value, target = (
+        np.asarray(x, np.float64)[acted] for x in (ready.batch.old.value, ready.fixed.value_target)
+    )
+    wanted = {
+        "explained_variance": 1 - np.var(target - value) / np.var(target),
+        "value_mean": np.mean(value),
+        "value_error": np.mean((value - target) ** 2),
+    }
+    for name, number in wanted.items():
+        np.testing.assert_allclose(ready.metrics[name], number, rtol=1e-4, err_msg=name)
+        assert abs(number) > 1e-3
+
+
 def test_updates_halt_and_what_is_behind_is_left_out():
-    """A halt at the third of four minibatches leaves what the first two made, bit for bit."""
+    """A halt at the first minibatch leaves everything as it was; without one nothing is left out."""
     critic, counted = CRITICS["head"], {"minibatches": 4}
     free, metrics = run(PPO, critic, **counted)
     assert "halted" not in metrics
@@ -116,11 +155,19 @@ def test_updates_halt_and_what_is_behind_is_left_out():
     state, metrics = run(always, critic, **counted)
     same(bits(state.params), bits(small.params()))
     assert metrics["halted"] == 1 and int(state.update) == 0
-    moved = PPO._replace(
-        halt=lambda seen: seen["kl_old_k3"] > 1e-12
-    )  # as soon as the policy has moved at all
-    state, metrics = run(moved, critic, **counted)
-    assert metrics["halted"] == 0.75 and int(state.update) == 1
+
+
+def test_a_halt_leaves_what_the_updates_before_it_made_bit_for_bit(monkeypatch):
+    """At the third of four minibatches, where the KL is 1.7 behind 0 and 1.0; against a run of two alone."""
+    critic = CRITICS["head"]
+    halting = PPO._replace(halt=lambda seen: seen["kl_old_k3"] > 1.3)
+    state, metrics = run(halting, critic, minibatches=4)
+    assert metrics["halted"] == 0.5 and int(state.update) == 2
+    monkeypatch.setattr(updates, "minibatch_rows", lambda key, plan: minibatch_rows(key, plan)[:2])
+    alone, metrics = run(halting, critic, minibatches=4)
+    assert metrics["halted"] == 0 and int(alone.update) == 2
+    for part in ("params", "optimizer", "critic"):
+        same(bits(getattr(state, part)), bits(getattr(alone, part)))
     assert any(np.any(x != y) for x, y in zip(bits(state.params), bits(small.params()), strict=True))
 
 
@@ -130,4 +177,4 @@ def test_a_method_with_a_critic_needs_one():
     with pytest.raises(ValueError, match="one at least"):
         make_step(program(PPO, CRITICS["head"], trains=frozenset()))
     with pytest.raises(ValueError, match="for methods with a critic"):
-        value_pretraining(ALGORITHMS["grpo"]())
+        value_pretraining(ALGORITHMS["grpo"](), discount=1.0)

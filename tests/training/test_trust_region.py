@@ -27,6 +27,7 @@ from gpg_jax.training.trust_region import (
     dot,
     fisher_vector_product,
     line_search,
+    relative_residual,
     step_length,
 )
 from gpg_jax.types import TrustRegion
@@ -91,6 +92,25 @@ def test_conjugate_gradients_stop_where_they_are_told_and_say_how_far_they_came(
             )  # ten times as much: as many products, ten times the solution
             assert larger.iterations == solved.iterations
             np.testing.assert_allclose(ravel_pytree(larger.x)[0], 10 * ravel_pytree(solved.x)[0], rtol=1e-9)
+
+
+def test_the_recurrence_flatters_where_a_product_does_not():
+    """float32, a condition of 1e5: ‖b − Hx‖/‖b‖ in float64 is what a product says, ten times the other."""
+    draw = np.random.default_rng(0)
+    basis, _ = np.linalg.qr(draw.normal(size=(200, 200)))
+    matrix = np.float32(basis @ np.diag(np.logspace(-2.5, 2.5, 200)) @ basis.T + 0.1 * np.eye(200))
+    target = jnp.asarray(draw.normal(size=200), jnp.float32)
+
+    def product(vector):
+        return jnp.dot(matrix, vector, precision="highest")
+
+    solved = jax.jit(lambda b: conjugate_gradient(product, b, 1000, 1e-10))(target)
+    exact = np.asarray(target, np.float64) - np.float64(matrix) @ np.asarray(solved.x, np.float64)
+    exact = np.linalg.norm(exact) / np.linalg.norm(target)
+    found = relative_residual(target, product(solved.x))
+    np.testing.assert_allclose(found, exact, rtol=0.3)
+    assert solved.residual < 1e-5 < 3e-5 < exact
+    assert relative_residual(jnp.zeros(2), jnp.zeros(2)) == 0
 
 
 def test_conjugate_gradients_end_at_what_is_no_curvature():
@@ -286,6 +306,17 @@ def test_the_step_is_the_natural_gradient_to_the_edge_of_the_region(whole, expli
     assert state.update == state.rollout == 1
     assert metrics["ratio_max"] > 1.05, "the loss's metrics are of the policy behind the step"
     jax.tree.map(np.testing.assert_array_equal, state.optimizer, OPTIMIZER.init(PARAMS))
+
+
+def test_a_direction_that_is_not_solved_is_told(explicit):
+    """Three products: ‖g − (F + λI)x‖/‖g‖ of the x that the step went along, by the matrix."""
+    gradient, fisher, _ = explicit
+    state, metrics = run(METHOD._replace(update=REGION._replace(iterations=3)))
+    length = np.sqrt(2 * 0.02 / metrics["trust_region_curvature"])
+    x = flat_step(state) / (length * 0.5 ** float(metrics["trust_region_backtracks"]))
+    rest = np.linalg.norm(gradient - fisher @ x - 0.05 * x) / np.linalg.norm(gradient)
+    assert metrics["cg_iterations"] == 3 and rest > 0.01
+    np.testing.assert_allclose(metrics["cg_residual"], rest, rtol=5e-3)
 
 
 @pytest.mark.parametrize(
