@@ -54,7 +54,10 @@ def entries(longest: int, coefficient: float) -> tuple[Entry, ...]:
 
 
 def _of_method(name: str, longest: int) -> list[Entry]:
-    """A method as it comes, and its variants; twice where the critic is told about."""
+    """A method as it comes, and its variants; twice where the critic is told about.
+
+    Of a trust region and of a mixture it is the surrogate's gradient, not the step that is made of it.
+    """
     fixed = {"max_length": longest} if name == "dr_grpo" else {}
     result = []
     for variant, options in {"": fixed, **VARIANTS.get(name, {})}.items():

@@ -57,7 +57,8 @@ def _terms(found: Seeds) -> str:
         "with its probability; intervals are over problems. Rows drawn aside come from a policy in a random "
         "direction, rows drawn behind from one down ∇J, which π_θ has climbed since; distances are "
         "KL(behaviour‖π_θ) a token. Running means stand at E[R]. Terms beside the surrogate are taken off "
-        "but where the name says so. A wrong critic has an error in every state. Bias is over ‖∇J‖, variance "
+        "but where the name says so; of trpo and cpi it is the surrogate's gradient that has a card, not the "
+        "step that is made of it. A wrong critic has an error in every state. Bias is over ‖∇J‖, variance "
         "over ‖∇J‖², noise is the variance over ‖E[g]‖²; gain is what the best step along g gains of what "
         "that along ∇J does, on a smooth objective."
     )

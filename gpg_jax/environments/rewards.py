@@ -1,7 +1,8 @@
-"""Rewards as weighted sums of functions, of which none can stop a run.
+"""Rewards as weighted sums of functions, of which no row can stop a run.
 
 A function that raises, or returns what is no finite number, fails its row: the failure is recorded with
 the function's name, the error and the row's text, the row's outcome and reward are 0, and it is flagged.
+(A rollout of which no row can be judged does end a run.)
 """
 
 from __future__ import annotations

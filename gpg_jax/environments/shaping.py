@@ -45,7 +45,7 @@ def soft_overlong(
         raise ValueError(
             f"overlong shaping needs 0 < cache_length <= max_length, got {cache_length} and {max_length}"
         )
-    excess = (max_length - cache_length) - jnp.asarray(response_length, jnp.float32)
+    excess = float(max_length - cache_length) - jnp.asarray(response_length)
     penalty = jnp.minimum(excess / cache_length, 0)
     return penalty if floor is None else jnp.maximum(penalty, floor)
 

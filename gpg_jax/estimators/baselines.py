@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 
 from gpg_jax.estimators.groups import group_centre, leave_one_out_ratio
-from gpg_jax.estimators.masked import masked_sum
+from gpg_jax.estimators.masked import at_least_float32, masked_sum
 from gpg_jax.types import Array, Params
 
 
@@ -27,7 +27,7 @@ class Running(NamedTuple):
 
 def constant(returns: Array, value: float) -> Array:
     """b = value, for every row `[B]`."""
-    return jnp.full(returns.shape, value, jnp.float32)
+    return jnp.full_like(at_least_float32(returns), value)
 
 
 def running_start() -> Running:
@@ -111,6 +111,23 @@ def score_norms(log_prob: Callable[[Params, Params], Array], params: Params, row
         return jnp.sum(jnp.stack([jnp.sum(jnp.square(leaf)) for leaf in leaves]))
 
     return jax.vmap(norm)(rows)
+
+
+def score_square(probabilities: Array, choice: Array) -> Array:
+    """‖∇_z log π(y)‖² = ‖onehot(y) − π‖² = (1 − π_y)² + Σ_{v≠y} π_v² of a softmax's logits z.
+
+    1 − π_y is summed as the others' mass: no digit is lost where π_y is near 1.
+
+    Args:
+      probabilities: `[..., V]`, π.
+      choice: int `[...]`, y; leading axes broadcast.
+
+    Returns:
+      `[...]`.
+    """
+    entry = jax.lax.broadcasted_iota(choice.dtype, probabilities.shape, probabilities.ndim - 1)
+    others = jnp.where(entry == choice[..., None], 0, probabilities)
+    return jnp.square(jnp.sum(others, axis=-1)) + jnp.sum(jnp.square(others), axis=-1)
 
 
 def head_score_norms(score_square: Array, action_mask: Array) -> Array:

@@ -11,6 +11,7 @@ from __future__ import annotations
 import jax
 import jax.numpy as jnp
 
+from gpg_jax.estimators.masked import at_least_float32
 from gpg_jax.types import Array
 
 
@@ -96,7 +97,7 @@ def calibrate(advantage: Array, classes: Array, inside: Array, weight: Array) ->
     Returns:
       `[B, L]`, 0 outside.
     """
-    advantage = jnp.asarray(advantage, jnp.float32)
+    advantage = at_least_float32(advantage)
     mean, total = class_mean(advantage, classes, inside, weight)
     return jnp.where(inside, jnp.where(total > 0, mean, advantage[:, None]), 0)
 
@@ -138,7 +139,7 @@ def class_mean(values: Array, classes: Array, inside: Array, weight: Array) -> t
       inside: `bool[B, L]`, rows that have the token.
       weight: `[B]`.
     """
-    weight = jnp.asarray(weight, jnp.float32)
+    weight = at_least_float32(weight)
     total = _class_sum(weight, classes, inside)
     mean = _class_sum(weight * values, classes, inside) / jnp.where(total > 0, total, 1)
     return mean, total

@@ -79,7 +79,7 @@ def length_adaptive_lambda(
         raise ValueError(f"alpha must be positive, 0.05 for one, got {alpha}")
     if not 0 <= low <= high <= 1:
         raise ValueError(f"the bounds of lambda must be a low and a high in [0, 1], got {bounds}")
-    length = jnp.sum(action_mask, axis=1, dtype=jnp.float32)
+    length = jnp.sum(action_mask, axis=1)
     acts = length > 0
     formula = 1 - 1 / (alpha * jnp.where(acts, length, 1))
     held = acts & ((formula < low) | (formula > high))

@@ -11,6 +11,7 @@ from typing import Literal
 
 import jax.numpy as jnp
 
+from gpg_jax.estimators.masked import at_least_float32
 from gpg_jax.estimators.segments import group_min, group_sum, tree_roots
 from gpg_jax.types import Array
 
@@ -39,7 +40,7 @@ def group_centre(returns: Array, group: Array, weight: Array, *, singleton: Sing
     """
     if singleton not in ("zero", "raw"):
         raise ValueError(f'singleton must be "zero" or "raw", got {singleton!r}')
-    weight = jnp.asarray(weight, jnp.float32)
+    weight = at_least_float32(weight)
     lowest = group_min(jnp.where(weight > 0, returns, jnp.inf), group)
     shifted = jnp.where(jnp.isinf(lowest), 0, returns - lowest)
     total = group_sum(weight, group)
@@ -102,7 +103,7 @@ def group_normalise(
 def _variance(returns: Array, group: Array, weight: Array, ddof: int) -> Array:
     centred = group_centre(returns, group, weight)
     square = group_sum(jnp.where(weight > 0, weight * jnp.square(centred), 0), group)
-    freedom = group_sum(jnp.asarray(weight, jnp.float32), group) - ddof
+    freedom = group_sum(at_least_float32(weight), group) - ddof
     return square / jnp.where(freedom > 0, freedom, 1)
 
 

@@ -8,10 +8,14 @@ import jax.numpy as jnp
 from gpg_jax.types import Array
 
 
+def at_least_float32(values: Array) -> jax.Array:
+    """The values in float32, or in float64 where they are."""
+    return jnp.asarray(values, jnp.promote_types(jnp.result_type(values), jnp.float32))
+
+
 def masked_values(values: Array, mask: Array) -> jax.Array:
     """The values where `mask` is true and 0 elsewhere, as `masked_sum` reads them."""
-    dtype = jnp.promote_types(jnp.result_type(values), jnp.float32)
-    return jnp.where(mask, values, 0).astype(dtype)
+    return at_least_float32(jnp.where(mask, values, 0))
 
 
 def masked_sum(values: Array, mask: Array, axis: int | tuple[int, ...] | None = None) -> Array:

@@ -25,7 +25,7 @@ def total_reward(rewards: Array, action_mask: Array) -> Array:
     return masked_sum(rewards, action_mask, axis=1)
 
 
-def state_discount(action_mask: Array, discount: float) -> Array:
+def state_discount(action_mask: Array, discount: Array | float) -> Array:
     """γ^(n_t), where n_t counts the actions before t: the weight of a state in the discounted objective.
 
     Sutton et al. 1999. Common practice leaves it out, and then Σ ∇log π_t·G_t is not the gradient of
@@ -36,10 +36,10 @@ def state_discount(action_mask: Array, discount: float) -> Array:
       discount: γ in [0, 1], an action.
 
     Returns:
-      `[B, L]`.
+      `[B, L]`, weakly typed for a plain number γ: what it multiplies keeps its dtype.
     """
     before = jnp.cumsum(action_mask, axis=1) - action_mask
-    return jnp.float32(discount) ** before.astype(jnp.float32)
+    return discount ** (1.0 * before)
 
 
 def reward_to_go(rewards: Array, action_mask: Array, discount: float = 1.0) -> Array:

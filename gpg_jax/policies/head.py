@@ -7,7 +7,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from gpg_jax.estimators import divergences
+from gpg_jax.estimators import baselines, divergences
 from gpg_jax.policies.policy import Policy
 from gpg_jax.types import Array, Params, Scores
 
@@ -37,7 +37,7 @@ def _token_scores(
     if "entropy" in needs:
         entropy = divergences.entropy(logits)
     if "score_square" in needs:
-        score_square = _score_square(jnp.exp(logits - log_total), target)
+        score_square = baselines.score_square(jnp.exp(logits - log_total), target)
     if "kl_ref" in needs and reference is not None:
         other = policy.unembed(reference.params, reference.hidden) / temperature
         kl_ref = divergences.full_kl(logits, jax.lax.stop_gradient(other))
@@ -45,13 +45,6 @@ def _token_scores(
         before = logits if old is None else policy.unembed(old.params, old.hidden) / temperature
         kl_old = divergences.full_kl(jax.lax.stop_gradient(before), logits)
     return Scores(log_prob, entropy=entropy, score_square=score_square, kl_ref=kl_ref, kl_old=kl_old)
-
-
-def _score_square(probs: Array, target: Array) -> Array:
-    """(1 − p_y)² + Σ_{v≠y} p_v², 1 − p_y being the others' mass: no digit is lost where p_y is near 1."""
-    token = jax.lax.broadcasted_iota(target.dtype, probs.shape, probs.ndim - 1)
-    others = jnp.where(token == target[..., None], 0, probs)
-    return jnp.square(jnp.sum(others, axis=-1)) + jnp.sum(jnp.square(others), axis=-1)
 
 
 def score_hidden(

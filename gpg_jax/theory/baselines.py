@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import jax.numpy as jnp
 
+from gpg_jax.estimators.baselines import score_square
 from gpg_jax.theory.gradients import occupancy_gradient
 from gpg_jax.theory.mdp import MDP, check
 from gpg_jax.theory.occupancies import occupancy
@@ -11,9 +12,9 @@ from gpg_jax.theory.values import evaluate
 from gpg_jax.types import Array
 
 
-def score_square(policy: Array) -> Array:
-    """‖∇_θ log π(a | s)‖² = 1 − 2π(a | s) + Σ_b π(b | s)² for softmax logits θ, `[S, A]`."""
-    return 1 - 2 * policy + jnp.sum(jnp.square(policy), axis=1, keepdims=True)
+def score_squares(policy: Array) -> Array:
+    """‖∇_θ log π(a | s)‖² of every state and action for softmax logits θ, `[S, A]`."""
+    return score_square(policy[:, None], jnp.arange(policy.shape[1])[None])
 
 
 def optimal_baseline(mdp: MDP, policy: Array) -> Array:
@@ -28,7 +29,7 @@ def optimal_baseline(mdp: MDP, policy: Array) -> Array:
     Returns:
       `[S]`.
     """
-    weight = policy * score_square(policy)
+    weight = policy * score_squares(policy)
     total = jnp.sum(weight, axis=1)
     values = evaluate(mdp, policy)
     above = jnp.sum(weight * values.advantage, axis=1) / jnp.where(total > 0, total, 1)
@@ -50,6 +51,6 @@ def gradient_variance(mdp: MDP, policy: Array, baseline: Array) -> Array:
     """
     check(mdp, policy)
     error = (evaluate(mdp, policy).action - baseline[:, None]) / (1 - mdp.discount)
-    square = jnp.square(error) * score_square(policy)
+    square = jnp.square(error) * score_squares(policy)
     mean_square = jnp.sum(occupancy(mdp, policy, normalise=True) * square)
     return mean_square - jnp.sum(jnp.square(occupancy_gradient(mdp, policy)))

@@ -1,7 +1,8 @@
 """Estimator cards: what one rollout's gradient is on average and how it scatters, exactly, beside ∇J.
 
 Every rollout of a listed language model is given to the method itself, `estimate`, `weigh` and `loss`; its
-ascent −∇_θ loss at the policy π_θ is weighted by the probability that the behaviour policy draws it.
+ascent −∇_θ loss at the policy π_θ is weighted by the probability that the behaviour policy draws it. All of
+it is in float64, but for coefficients that a controller steers: those are what float32 makes of them.
 """
 
 from __future__ import annotations
@@ -14,10 +15,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from gpg_jax.estimators.baselines import Running
+from gpg_jax.estimators.baselines import Running, score_square
 from gpg_jax.estimators.divergences import entropy, full_kl
 from gpg_jax.losses.objective import estimate, loss, penalty_coefficients, weigh
-from gpg_jax.theory.baselines import score_square
 from gpg_jax.theory.gradients import GradientMoments
 from gpg_jax.theory.mdp import require_float64
 from gpg_jax.theory.responses import Responses, expected_reward
@@ -113,23 +113,15 @@ def gradient_moments(
       ValueError where float64 is off.
     """
 
-    def pushed(problem: Problem, state: State, row: tuple[Array, ...]) -> tuple[Array, Array]:
-        batch = make_batch(responses, rollouts.prompt, problem, *row)
-        estimated, _ = estimate(method, batch, state)
-        weights = weigh(method.objective, batch.rollout, estimated)
-        scales = penalty_coefficients(method.objective, state)
-
-        def of_policy(logits: Array) -> Array:
-            scores = make_scores(responses, rollouts.prompt, row[0], logits, problem)
-            return loss(method.objective, scores, batch, estimated, *weights, scales)[0]
-
-        return -jax.grad(of_policy)(problem.policy), jnp.all(estimated.keep)
-
     @jax.jit
     def moments(problem: Problem, state: State) -> GradientMoments:
         require_float64()
+
+        def one(row: tuple[Array, ...]) -> tuple[Array, Array]:
+            return rollout_gradient(method, responses, rollouts.prompt, problem, state, row)
+
         rows = rollouts.response, rollouts.parent, rollouts.shared, rollouts.leaf_weight
-        ascent, kept = jax.lax.map(lambda row: pushed(problem, state, row), rows, batch_size=CHUNK)
+        ascent, kept = jax.lax.map(one, rows, batch_size=CHUNK)
         probability = rollout_probability(responses, rollouts, problem.behaviour)
         if method.resample:
             probability = jnp.where(kept, probability, 0)
@@ -139,6 +131,36 @@ def gradient_moments(
         return GradientMoments(mean, probability @ square)
 
     return moments
+
+
+def rollout_gradient(
+    method: Method,
+    responses: Responses,
+    prompt: Array,
+    problem: Problem,
+    state: State,
+    row: tuple[Array, ...],
+) -> tuple[Array, Array]:
+    """−∇_θ loss at π_θ of one rollout as one minibatch `[P, S, V]`, and whether `keep` takes all of its rows.
+
+    Args:
+      method: the method.
+      responses: of the language model.
+      prompt: `int32[B]`.
+      problem: policies and rewards.
+      state: of the method.
+      row: response, parent, shared and leaf weight `[B]`, an entry of `Rollouts`.
+    """
+    batch = make_batch(responses, prompt, problem, *row)
+    estimated, _ = estimate(method, batch, state)
+    weights = weigh(method.objective, batch.rollout, estimated)
+    scales = penalty_coefficients(method.objective, state)
+
+    def of_policy(logits: Array) -> Array:
+        scores = make_scores(responses, prompt, row[0], logits, problem)
+        return loss(method.objective, scores, batch, estimated, *weights, scales)[0]
+
+    return -jax.grad(of_policy)(problem.policy), jnp.all(estimated.keep)
 
 
 def fixed_state(method: Method, responses: Responses, problem: Problem) -> State:
@@ -225,22 +247,20 @@ def make_scores(
     """
     prefix = jnp.asarray(responses.prefix)[response]
     place = jnp.asarray(prompt)[:, None], prefix
-    chosen = *place, jnp.asarray(responses.token)[response]
+    token = jnp.asarray(responses.token)[response]
     mask = jnp.asarray(responses.mask)[response]
 
     def rows(values: Array) -> Array:
         return _behind(jnp.where(mask, values, 0), jnp.zeros(len(prompt), values.dtype))
 
-    policy = jax.nn.softmax(logits)
-    square = jax.vmap(score_square)(policy)
     return Scores(
-        log_prob=rows(jax.nn.log_softmax(logits)[chosen]),
+        log_prob=rows(jax.nn.log_softmax(logits)[*place, token]),
         entropy=rows(entropy(logits)[place]),
         value=rows(problem.critic[place]),
         bootstrap=jnp.zeros(len(prompt), problem.critic.dtype),
         kl_old=rows(full_kl(problem.old, logits)[place]),
         kl_ref=rows(full_kl(logits, problem.reference)[place]),
-        score_square=rows(square[chosen]),
+        score_square=rows(score_square(jax.nn.softmax(logits)[place], token)),
     )
 
 

@@ -12,6 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from gpg_jax.estimators.returns import state_discount
 from gpg_jax.theory.mdp import MDP, check, make_mdp
 from gpg_jax.theory.values import Values, backup, state_transition, with_advantage
 from gpg_jax.types import Array
@@ -61,8 +62,8 @@ def episode_performance(mdp: MDP, policy: Array, horizon: int) -> Array:
 
 
 def discounts(mdp: MDP, horizon: int) -> Array:
-    """γ^t at the times 0 .. H−1, `[H]`."""
-    return mdp.discount ** jnp.arange(horizon)
+    """γ^t at the times 0 .. H−1, `[H]`: `returns.state_discount` of a row that acts at every time."""
+    return state_discount(jnp.ones((1, horizon), bool), mdp.discount)[0]
 
 
 def unroll(mdp: MDP, horizon: int) -> MDP:

@@ -22,6 +22,7 @@ from gpg_jax.theory.improvement import conservative_terms, gated_surrogate, mixt
 from gpg_jax.theory.mdp import MDP, softmax_policy
 from gpg_jax.theory.occupancies import occupancy, state_occupancy
 from gpg_jax.theory.values import evaluate
+from gpg_jax.training.trust_region import Trial, add_scaled, line_search, step_length
 from gpg_jax.types import Array, Params
 
 HALVINGS = 60
@@ -112,7 +113,8 @@ def trust_region_step(
     """The longest step along the natural gradient that the trust region has room for.
 
     x = F⁻¹∇L, to the length √(2δ / xᵀFx) or, if the divergence is δ before, to there; then halved until the
-    surrogate does not fall (TRPO, arXiv 1502.05477, app. C, whose line search halves for both).
+    surrogate gains: the `step_length` and `line_search` of `training.trust_region` (TRPO, arXiv 1502.05477,
+    app. C, whose line search halves for the divergence too).
 
     Args:
       mdp: the MDP, γ < 1.
@@ -122,7 +124,7 @@ def trust_region_step(
       divergence: MDP, π, π′ -> scalar, what δ bounds: `mean_divergence` or `worst_divergence`.
 
     Returns:
-      `[D]`; w itself where the gradient is 0.
+      `[D]`; w itself where no length gains, as where the gradient is 0.
 
     Raises:
       ValueError: a radius that is not positive.
@@ -133,17 +135,19 @@ def trust_region_step(
     gradient = jnp.tensordot(occupancy_gradient(mdp, policy), family.features, axes=2)
     fisher = fisher_information(mdp, family, weights)
     direction = jnp.linalg.pinv(fisher, hermitian=True) @ gradient
-    curvature = direction @ fisher @ direction
 
-    def at(length: Array) -> Array:
-        return log_linear_policy(mdp, family, weights + length * direction)
+    def measure(weights: Array) -> Trial:
+        new = log_linear_policy(mdp, family, weights)
+        return Trial(conservative_terms(mdp, policy, new).gain, divergence(mdp, policy, new))
 
-    longest = jnp.where(curvature > 0, jnp.sqrt(2 * radius / jnp.where(curvature > 0, curvature, 1)), 0)
-    room = _bisect(lambda length: divergence(mdp, policy, at(length)) <= radius, longest)
-    lengths = room * 0.5 ** jnp.arange(HALVINGS)
-    gains = jax.vmap(lambda length: conservative_terms(mdp, policy, at(length)).gain)(lengths)
-    length = jnp.where(jnp.any(gains >= 0), lengths[jnp.argmax(gains >= 0)], 0)
-    return weights + length * direction
+    def inside(length: Array) -> Array:
+        return measure(add_scaled(weights, length, direction)).divergence <= radius
+
+    room = _bisect(inside, step_length(radius, direction @ fisher @ direction))
+    # no bound for the search: at the edge that was found a last digit would decide, and shorter is nearer
+    return line_search(
+        measure, weights, direction, room, radius=jnp.inf, shrink=0.5, attempts=HALVINGS
+    ).params
 
 
 def conservative_step(mdp: MDP, policy: Array, candidates: Array) -> Array:

@@ -28,8 +28,9 @@ def row_scorer(
     """(r_φ(x, y) − μ)/σ of every row, read behind its last token, whether that ends it or its budget did.
 
     Preferences leave the rewards of a prompt open by a constant, and nothing says their scale: they are
-    normalised before a policy is trained on them, as in Ziegler et al. 2019, arXiv 1909.08593, and Ouyang et
-    al. 2022, arXiv 2203.02155.
+    normalised before a policy is trained on them. μ and σ are the caller's: the experiments take them over
+    both responses of training pairs. Ziegler et al. 2019, arXiv 1909.08593, take samples of the initial
+    policy; Ouyang et al. 2022, arXiv 2203.02155, add a bias alone, by which demonstrations have the mean 0.
 
     Args:
       critic: the reward model, with a transformer of its own.
@@ -40,15 +41,20 @@ def row_scorer(
       std: σ, above 0.
 
     Raises:
-      ValueError: a batch that the devices do not divide, or a σ that is not above 0.
+      ValueError: a critic without a transformer, a batch that the devices do not divide, or a σ that is not
+        above 0.
     """
     shards = row_shards(mesh)
     if batch < 1 or batch % shards:
         raise ValueError(f"{batch} rows cannot be scored on {shards} devices; choose a multiple of {shards}")
+    if critic.trunk is None:
+        raise ValueError("rows are scored by a transformer of their own: make the critic with `trunk_critic`")
     if not 0 < std < math.inf or not math.isfinite(mean):
         raise ValueError(f"rewards of mean {mean} and standard deviation {std} cannot be normalised")
     constrain = rows_on(mesh)
-    rounded = _rounded(critic, params)
+    places = jax.tree.map(lambda leaf: leaf.sharding, params["trunk"])
+    trunk = jax.jit(critic.trunk.for_decoding, out_shardings=places)(params["trunk"])
+    rounded = {**params, "trunk": trunk}
 
     @functools.partial(jax.jit, static_argnums=4, out_shardings=NamedSharding(mesh, Spec()))
     def rewards(params: Params, tokens: Array, prompt_length: Array, length: Array, layout: Layout) -> Array:
@@ -68,11 +74,3 @@ def row_scorer(
         return np.concatenate([np.asarray(part) for part in found])[: len(tokens)]
 
     return score
-
-
-def _rounded(critic: Critic, params: Params) -> Params:
-    """The parameters as they are read: the trunk in its compute type, each in its place."""
-    if critic.trunk is None:
-        return params
-    places = jax.tree.map(lambda leaf: leaf.sharding, params["trunk"])
-    return {**params, "trunk": jax.jit(critic.trunk.for_decoding, out_shardings=places)(params["trunk"])}

@@ -34,6 +34,17 @@ def test_state_discount_counts_actions():
     np.testing.assert_array_equal(state_discount(mask, 0.0)[mask], [1, 0, 0])
 
 
+@pytest.mark.parametrize("given", ["float32", "float64"])
+def test_state_discount_takes_the_type_of_what_it_multiplies(given):
+    """γ = .9, which float32 does not hold: float64 keeps its digits, and float32 its type where both are."""
+    with jax.enable_x64(True):
+        weighed = jnp.ones((1, 5), given) * state_discount(jnp.ones((1, 5), bool), 0.9)
+        assert weighed.dtype == given
+        np.testing.assert_allclose(
+            weighed[0], 0.9 ** np.arange(5), rtol=1e-15 if given == "float64" else 1e-6
+        )
+
+
 @pytest.mark.parametrize("discount", [-0.1, 1.1])
 def test_a_discount_outside_its_range_is_refused(discount):
     with pytest.raises(ValueError, match=r"discount must lie in \[0, 1\]"):

@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 
 from gpg_jax.algorithms import ALGORITHMS
+from gpg_jax.estimators.divergences import full_kl
 from gpg_jax.losses.objective import coefficients
 from gpg_jax.theory import cards
 from gpg_jax.theory.cards import Problem, card, fixed_state, gradient_moments, without_penalties
@@ -25,6 +26,7 @@ from gpg_jax.theory.responses import (
     moved,
     prefix_values,
     token_log_prob,
+    visits,
 )
 from gpg_jax.theory.rollouts import Rollouts, forked_rollouts, independent_rollouts
 
@@ -92,6 +94,17 @@ def test_baselines_that_leave_the_direction(name, options, scale):
     np.testing.assert_allclose([found.bias, found.bend], [1 - scale, 0], atol=1e-12)
 
 
+def test_a_discounted_objective_needs_the_discounts_of_states():
+    """Vanilla with γ^t against ∇E[γ^(n−1) R], n tokens, to the digits of float64; without it is bent."""
+    asked = problem()
+    late = asked._replace(reward=asked.reward * 0.9 ** (EVERY.mask.sum(axis=1)[None] - 1))
+    with_it, without = (
+        card(moments("vanilla", *options)(asked, method("vanilla").state), aim(late))
+        for options in ((("discount", 0.9), ("discount_state", True)), (("discount", 0.9),))
+    )
+    assert with_it.bias < 1e-12 < 1e-4 < without.bend
+
+
 def test_a_baseline_of_others_is_noisier_than_the_value():
     """A single other response in the place of V, and both beside none: 1/gain = (1 + noise)/cosine²."""
     value = measured("a2c", problem(), **SUM).noise
@@ -143,8 +156,11 @@ def test_only_the_whole_ratio_keeps_the_mean_off_policy():
 
 
 def test_kl_estimators_beside_the_regularised_gradient():
-    """In the reward it is exact; in the loss k2 is the full KL's, k3 another, and k1 none at all."""
-    asked, coefficient = problem(), 0.25
+    """In the reward it is exact; in the loss k2 is the full KL's where responses go, k3 another, k1 none.
+
+    A β that float32 does not hold: 4e-8 is lost where it does not stay in float64.
+    """
+    asked, coefficient = problem(), 0.3
 
     def mean(**options):
         made = ALGORITHMS["rloo"](kl_coefficient=coefficient, **options)
@@ -155,6 +171,9 @@ def test_kl_estimators_beside_the_regularised_gradient():
     np.testing.assert_allclose(exact, regularised, atol=1e-12)
     k1, k2, k3, full = (mean(kl_estimator=name) for name in ("k1", "k2", "k3", "full"))
     np.testing.assert_allclose(k1, plain, atol=1e-12)
+    there = visits(EVERY, asked.policy)
+    local = jax.grad(lambda logits: jnp.mean(jnp.sum(there * full_kl(logits, asked.reference), axis=1)))
+    np.testing.assert_allclose(full, plain - coefficient * local(asked.policy), atol=1e-12)
     np.testing.assert_allclose(k2, full, atol=1e-12)
     for one, other in ((full, regularised), (k3, regularised), (k3, full)):
         assert jnp.linalg.norm(one - other) > 0.01 * jnp.linalg.norm(regularised)
@@ -266,6 +285,33 @@ def test_orders_of_rows_make_no_difference():
     found = moments("sapo")(asked, ())
     np.testing.assert_allclose(found.mean, mean, atol=1e-12)
     np.testing.assert_allclose(found.variance, chance @ ((gradient - mean) ** 2).sum((1, 2, 3)), rtol=1e-10)
+
+
+@pytest.mark.parametrize("name", ["reinforce_constant", "grpo", "dapo", "vapo", "gpg"])
+def test_nothing_but_counts_is_in_float32(name):
+    """No float64 is narrowed, and no product, quotient or power of the program is one of float32."""
+    asked = problem(0.05)
+    program = jax.make_jaxpr(moments(name))(asked, fixed_state(method(name), EVERY, asked))
+    rounded = [equation for equation in equations(program.jaxpr) if rounds_to_float32(equation)]
+    assert not rounded
+
+
+def equations(jaxpr):
+    for equation in jaxpr.eqns:
+        yield equation
+        for parameter in jax.tree.leaves(equation.params, is_leaf=lambda leaf: hasattr(leaf, "eqns")):
+            inner = getattr(parameter, "jaxpr", parameter)
+            if hasattr(inner, "eqns"):
+                yield from equations(inner)
+
+
+def rounds_to_float32(equation):
+    given, made = ([variable.aval.dtype for variable in side] for side in (equation.invars, equation.outvars))
+    if made != [jnp.float32]:
+        return False
+    if equation.primitive.name == "convert_element_type":
+        return given == [jnp.float64]
+    return equation.primitive.name in ("mul", "div", "pow", "exp", "log")
 
 
 # ------------------------------------------------------------------------------- the numbers

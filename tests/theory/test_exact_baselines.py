@@ -56,7 +56,7 @@ def test_norms_are_those_of_the_estimator(table):
     """‖∇_θ log π‖² in closed form is what `score_norms` differentiates out."""
     policy = np.asarray(jax.nn.softmax(table))
     exact = _norms(table).reshape(STATES, ACTIONS)
-    np.testing.assert_allclose(baselines.score_square(policy), exact, atol=1e-14)
+    np.testing.assert_allclose(baselines.score_squares(policy), exact, atol=1e-14)
 
 
 @jax.jit
