@@ -3,6 +3,7 @@
     python -m experiments.train_reward_model --config=configs/reward_model.py --workdir=runs/reward_model
 
 About a minute on two cores. Accuracy on held-out pairs: from 0.5 to 0.960, 0.967 and 0.971 (seeds 0, 1, 2).
+Pairs of your own are read by `--config=configs/reward_model.py:FILE.jsonl`.
 """
 
 from __future__ import annotations
@@ -12,15 +13,22 @@ from ml_collections import ConfigDict
 from experiments.reward_model.experiment import default_config
 
 
-def get_config() -> ConfigDict:
-    """Pairs are made; of two responses the one with more places right is preferred."""
+def get_config(train: str = "") -> ConfigDict:
+    """Pairs are made; of two responses the one with more places right is preferred.
+
+    Args:
+      train: a file of pairs that are read instead.
+    """
     config = default_config()
     config.task.name = "reversal"
     config.task.verifier = "places_right"
     config.task.prompt_tokens = 3
-    config.preferences.pairs = 20_000
-    config.preferences.held_out_pairs = 2000
-    config.preferences.held_out_by = "pairs"
+    if train:
+        config.preferences.train = train
+    else:
+        config.preferences.pairs = 20_000
+        config.preferences.held_out_pairs = 2000
+        config.preferences.held_out_by = "pairs"
     config.preferences.response_tokens = 4
     config.optimizer.learning_rate = 2e-3
     config.optimizer.warm_up = 100

@@ -12,6 +12,10 @@ from __future__ import annotations
 from ml_collections import ConfigDict
 
 from experiments.config import default_config
+from gpg_jax.algorithms import ALGORITHMS
+
+METHODS = (*ALGORITHMS, "a3c")
+"""What `get_config` takes."""
 
 
 def get_config(method: str = "grpo") -> ConfigDict:

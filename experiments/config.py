@@ -8,12 +8,11 @@ from __future__ import annotations
 
 import dataclasses
 import datetime
-import math
 from typing import Any
 
 from ml_collections import config_dict
 
-from experiments.config_checks import at_least, one_of
+from experiments.config_checks import at_least, check_whole, one_of
 from experiments.functions import FUNCTIONS
 from experiments.learning_config import (
     ActorsConfig,
@@ -23,7 +22,7 @@ from experiments.learning_config import (
     ScheduleConfig,
 )
 from experiments.methods import MethodConfig, nearest
-from experiments.reading import flatten, to_config_dict
+from experiments.reading import to_config_dict
 from experiments.reward_model.config import NAME as REWARD_MODEL
 from experiments.reward_model.config import RewardModelConfig
 from gpg_jax.data import reversal
@@ -347,11 +346,8 @@ class Experiment:
     output: OutputConfig = OutputConfig()
 
     def __post_init__(self) -> None:
-        for key, value in flatten(self).items():
-            if isinstance(value, float) and not math.isfinite(value):
-                raise ValueError(f"{key} is {value}; it must be finite")
-        at_least("seed", self.seed, 0)
-        at_least("task.seed", self.task.seed, 0)
+        check_whole(self)
+        self.optimizer.check("optimizer")
         self.method.check_group(self.schedule.group)
         self.reward_model.check_wanted(REWARD_MODEL in self.task.rewards)
 

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import dataclasses
+import math
+from collections.abc import Mapping, Sequence
 from typing import Any
+
+from experiments.reading import flatten
 
 
 def at_least(key: str, value: float, least: float) -> None:
@@ -16,3 +20,55 @@ def one_of(key: str, value: Any, allowed: Sequence[Any]) -> None:
     """Raises a ValueError for a value that is not allowed."""
     if value not in allowed:
         raise ValueError(f"{key} is {value!r}; it must be {' or '.join(map(repr, allowed))}")
+
+
+def check_whole(config: Any) -> None:
+    """Raises a ValueError for a number that is not finite, or a seed below 0.
+
+    Args:
+      config: of a run, of a policy or of a reward model.
+    """
+    for key, value in flatten(config).items():
+        if isinstance(value, float) and not math.isfinite(value):
+            raise ValueError(f"{key} is {value}; it must be finite")
+    at_least("seed", config.seed, 0)
+    at_least("task.seed", config.task.seed, 0)
+
+
+def check_length(sizes: Mapping[str, int], most: int, whose: str = "the model's positions") -> None:
+    """Raises a ValueError for rows that are longer than a model has been trained for.
+
+    Args:
+      sizes: key -> tokens, which a row has together.
+      most: tokens that the model was trained for.
+      whose: positions these are.
+    """
+    length = sum(sizes.values())
+    if length > most:
+        raise ValueError(
+            f"{' + '.join(sizes)} is {length}, and {whose} were trained for {most} tokens: lower one of them"
+        )
+
+
+def check_unread(section: Any, path: str, why: str, keys: Sequence[str] | None = None) -> None:
+    """Raises a ValueError for what was changed in vain: keys that nothing reads.
+
+    Args:
+      section: a dataclass of defaults.
+      path: its name in the configuration.
+      why: nothing reads them, and what would be right.
+      keys: of the section; None for all of them.
+    """
+    fields = [field.name for field in dataclasses.fields(section)] if keys is None else keys
+    changed = [key for name in fields for key in _changed(section, path, name)]
+    if changed:
+        raise ValueError(f"{', '.join(changed)} would not be read: {why}")
+
+
+def _changed(section: Any, path: str, name: str) -> list[str]:
+    """The keys behind a field that do not have their defaults."""
+    (field,) = (field for field in dataclasses.fields(section) if field.name == name)
+    made = field.default_factory
+    default = field.default if made is dataclasses.MISSING else made()
+    found, known = (flatten(value, f"{path}.{name}.") for value in (getattr(section, name), default))
+    return [key for key, value in found.items() if value != known[key]]

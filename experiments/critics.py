@@ -11,6 +11,7 @@ import jax.numpy as jnp
 import optax
 
 from experiments.config import Experiment
+from experiments.config_checks import check_unread
 from experiments.optimizers import learning_rate, make_optimizer
 from gpg_jax.policies.architecture import Architecture
 from gpg_jax.policies.critic import Critic, head_critic, trunk_critic
@@ -46,15 +47,12 @@ def make_critic(
       updates: that the critic will have at most.
 
     Raises:
-      ValueError: a critic that nothing reads, or one whose vocabulary is not the policy's.
+      ValueError: what nothing reads, or one whose vocabulary is not the policy's.
     """
     given, wanted = config.critic, "value" in method.needs
     if not wanted:
-        if given.pretraining_steps or given.trunk == "separate":
-            raise ValueError(
-                f"the method {config.method.name!r} has no critic: leave critic.trunk and "
-                "critic.pretraining_steps out, or take a method with one, like 'ppo'"
-            )
+        without = f"the method {config.method.name!r} has no critic: take one that has, like 'ppo'"
+        check_unread(given, "critic", without)
         return None
     optimizer = make_optimizer(given.optimizer, learning_rate(given.optimizer, updates))
     if given.trunk == "policy":

@@ -4,6 +4,7 @@
     python -m experiments.evaluate --config=configs/X.py [--config.model.name=…]    a model as it is
 
 Greedy responses, and sampled ones where `--samples` is above 0. `--data=FILE.jsonl` asks other questions.
+Responses are judged by the task's verifier; a reward model is not asked, and need not be there.
 
 `--suite=arpo --data=FOLDER` asks the benchmarks of the ARPO paper instead, from `aime24.jsonl` (or .json,
 .parquet, or `aime24/test.jsonl`), aime25, math500, gsm8k, math, webwalker, hotpotqa, 2wiki, musique and
@@ -32,7 +33,7 @@ from experiments.progress import say
 from experiments.setup import Setup, build
 from experiments.statistics import pass_at_k
 from experiments.suites.run import Request, run_suite
-from experiments.trained import trained_config, trained_params
+from experiments.trained import trained_config, trained_params, unscored
 from gpg_jax.types import Params
 
 FLAGS = flags.FLAGS
@@ -96,13 +97,11 @@ def _request() -> Request:
 
 
 def _base() -> Experiment:
-    """The configuration of the run or of the command line."""
+    """The configuration of the run or of the command line, without a reward model."""
     given = command_line.config()
     if (given is None) == (FLAGS.workdir is None):
         raise ValueError("give either --workdir=FOLDER, for what a run has learnt, or --config=FILE.py")
-    if given is not None:
-        return given
-    return trained_config(Path(FLAGS.workdir), FLAGS.mesh)
+    return unscored(trained_config(Path(FLAGS.workdir), FLAGS.mesh) if given is None else given)
 
 
 def _asked(config: Experiment) -> Experiment:

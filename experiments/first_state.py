@@ -14,7 +14,7 @@ from gpg_jax.types import Array, Params
 def first_state(setup: Setup) -> TrainState:
     """The state before the first iteration, laid out on the mesh."""
     places = jax.tree.map(lambda leaf: leaf.sharding, setup.like)
-    critic, memory = setup.critic, setup.config.actors.memory
+    critic, actors = setup.critic, setup.config.actors
 
     def create(params: Params, trunk: Params | None, key: Array) -> TrainState:
         own = None
@@ -22,7 +22,7 @@ def first_state(setup: Setup) -> TrainState:
             values = critic.critic.init(key, network_of(params))
             values = values if trunk is None else {**values, "trunk": trunk}
             own = create_critic_state(values, critic.optimizer)
-        return create_state(params, setup.method, setup.optimizer, key, own, memory)
+        return create_state(params, setup.method, setup.optimizer, key, own, actors.memory, actors.whole)
 
     if setup.pretrained is None:
         init = jax.jit(setup.policy.init, out_shardings=places.params)

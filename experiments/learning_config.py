@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 
-from experiments.config_checks import at_least, one_of
+from experiments.config_checks import at_least, check_unread, one_of
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -31,16 +31,21 @@ class OptimizerConfig:
     b2: float = 0.999
     eps: float = 1e-8
 
-    def __post_init__(self) -> None:
-        one_of("optimizer.decay", self.decay, ("constant", "linear", "cosine"))
-        at_least("optimizer.warm_up", self.warm_up, 0)
+    def check(self, path: str) -> None:
+        """Raises a ValueError for values that no optimizer can have.
+
+        Args:
+          path: of the section that it is.
+        """
+        one_of(f"{path}.decay", self.decay, ("constant", "linear", "cosine"))
+        at_least(f"{path}.warm_up", self.warm_up, 0)
         if self.learning_rate <= 0:
-            raise ValueError(f"optimizer.learning_rate is {self.learning_rate}; it must be above 0")
+            raise ValueError(f"{path}.learning_rate is {self.learning_rate}; it must be above 0")
         for key in ("b1", "b2"):
             if not 0 <= getattr(self, key) < 1:
-                raise ValueError(f"optimizer.{key} is {getattr(self, key)}; it must be from 0 to below 1")
+                raise ValueError(f"{path}.{key} is {getattr(self, key)}; it must be from 0 to below 1")
         if self.clip_norm is not None and self.clip_norm <= 0:
-            raise ValueError(f"optimizer.clip_norm is {self.clip_norm}; it must be above 0, or None")
+            raise ValueError(f"{path}.clip_norm is {self.clip_norm}; it must be above 0, or None")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -123,6 +128,7 @@ class CriticConfig:
     optimizer: OptimizerConfig = OptimizerConfig()
 
     def __post_init__(self) -> None:
+        self.optimizer.check("critic.optimizer")
         one_of("critic.trunk", self.trunk, ("policy", "separate"))
         at_least("critic.pretraining_steps", self.pretraining_steps, 0)
         if self.name is not None and self.trunk == "policy":
@@ -130,6 +136,8 @@ class CriticConfig:
                 f"critic.name is {self.name!r} and critic.trunk is 'policy': a critic on the policy's own "
                 "hidden states has no weights to start from; take critic.trunk='separate'"
             )
+        if self.name is None:
+            check_unread(self, "critic", "it is of critic.name, which is not given", ["revision"])
         if self.explained_variance is not None:
             if not self.explained_variance < 1:
                 raise ValueError(f"critic.explained_variance is {self.explained_variance}; it is below 1")
@@ -142,6 +150,10 @@ class CriticConfig:
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class ActorsConfig:
     """Who makes rollouts while the learner learns; see `gpg_jax.training.asynchronous`.
+
+    Each device of an actor holds the whole policy in float32, 4 bytes a parameter, besides what decoding
+    takes; where actors bring gradients also the reference and the critic, and the gradients of policy and
+    critic. With `journal` or `delays` the learner keeps `staleness` more copies of its networks.
 
     Attributes:
       count: actors, each a thread; 0 for a learner that makes each rollout itself.
@@ -166,8 +178,7 @@ class ActorsConfig:
             at_least(f"actors.{key}", getattr(self, key), 0)
         one_of("actors.bring", self.bring, ("rollouts", "gradients"))
         if not self.count:
-            if self.delays or self.journal or self.devices or self.bring == "gradients":
-                raise ValueError("actors.count is 0: without actors the rest of the section does nothing")
+            check_unread(self, "actors", "actors.count is 0, and there are no actors")
             return
         if self.delays and self.journal:
             raise ValueError("actors.delays and actors.journal both say what comes when: give one of them")
@@ -185,6 +196,11 @@ class ActorsConfig:
     def repeats(self) -> bool:
         """Whether what comes when is given."""
         return bool(self.delays) or self.journal is not None
+
+    @property
+    def whole(self) -> bool:
+        """Whether they need all networks: a rollout needs the policy alone."""
+        return self.bring == "gradients"
 
     @property
     def memory(self) -> int:

@@ -26,10 +26,11 @@ def measure(setup: Setup, iteration: Iteration, before: float) -> dict[str, floa
     - `calls`: calls of tools a row, and `tool_*`, what the tools did, where there are any.
     - `staleness`, `learner_waits`: iterations that a rollout's parameters were behind, and seconds until it
       came, where actors make them.
-    - `learning_rate`: of the policy's last update so far, 0 before the first.
+    - `learning_rate`: of the policy's last update so far, 0 before the first; left out where the optimizer
+      has no part in it.
     - `new_tokens`: that the policy drew; what forked rows share was drawn once.
-    - `seconds`, `new_tokens_per_second`: since the iteration before; these alone differ between equal runs,
-      and `tool_seconds` and `tool_replayed` where one of them was resumed.
+    - `seconds`, `new_tokens_per_second`: since the iteration before; these and `learner_waits` alone differ
+      between equal runs, and `tool_seconds` and `tool_replayed` where one of them was resumed.
 
     Args:
       setup: of the run.
@@ -39,26 +40,31 @@ def measure(setup: Setup, iteration: Iteration, before: float) -> dict[str, floa
     metrics = {name: float(value) for name, value in sorted(jax.device_get(iteration.metrics).items())}
     seconds = time.perf_counter() - before  # once the metrics are here, the step is done
     collected = iteration.collected
-    updates = setup.schedule.updates_through(iteration.step)
-    rate = run_learning_rate(setup.config, setup.schedule.updates)(updates - 1) if updates else 0.0
     tokens = _drawn(collected.rollout)
     tools = {"calls": float(collected.calls.mean()), **collected.counts} if setup.turns else {}
     return (
         metrics
         | tools
         | iteration.told
+        | _rate(setup, iteration.step, int(metrics["updates"]))
         | {
             "reward_failures": float(len(collected.failures)),
             "generations": float(collected.generations),
             "offered_groups": float(collected.offered),
             "short_groups": float(collected.short),
-            "learning_rate": float(rate),
-            "updates": float(updates),
             "new_tokens": float(tokens),
             "seconds": seconds,
             "new_tokens_per_second": tokens / seconds,
         }
     )
+
+
+def _rate(setup: Setup, step: int, updates: int) -> dict[str, float]:
+    """The learning rate of the last of the updates that were made, which those left out do not count to."""
+    if not setup.schedule.descends(step):
+        return {}
+    rate = run_learning_rate(setup.config, setup.schedule.updates)(updates - 1) if updates else 0.0
+    return {"learning_rate": float(rate)}
 
 
 def _drawn(rollout: Rollout) -> int:
@@ -72,17 +78,19 @@ def broken(metrics: Mapping[str, float]) -> str | None:
 
 
 def score(
-    accuracies: Mapping[str, Mapping[str, float]], step: int, metrics: Mapping[str, float]
+    accuracies: Mapping[str, Mapping[str, float]], step: int, metrics: Mapping[str, float], own: range
 ) -> float | None:
     """What the best checkpoints are chosen by: held-out accuracy at this step, or None.
 
-    Where nothing is held out it is the reward.
+    Where nothing is held out it is the reward of the method's own iterations: that of a cold start is the
+    demonstrations'.
 
     Args:
       accuracies: iteration -> kind of evaluation -> accuracy.
       step: of the checkpoint.
       metrics: of its iteration.
+      own: the method's iterations.
     """
     if not accuracies:
-        return metrics["reward"]
+        return metrics["reward"] if step in own else None
     return next(iter(accuracies.get(str(step), {}).values()), None)

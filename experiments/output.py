@@ -63,6 +63,11 @@ def write_lines(output: Output, name: str, rows: Iterable[Mapping[str, Any]]) ->
         records.append(output.workdir / name, rows)
 
 
+def rollout_path(output: Output, folder: str, step: int) -> Path:
+    """Where `write_rollout` saves."""
+    return output.workdir / folder / f"{step}.npz"
+
+
 def write_rollout(output: Output, folder: str, step: int, rollout: Rollout) -> Path:
     """Saves a rollout whole; the file appears by a rename.
 
@@ -75,7 +80,7 @@ def write_rollout(output: Output, folder: str, step: int, rollout: Rollout) -> P
     Returns:
       The path of the file.
     """
-    path = output.workdir / folder / f"{step}.npz"
+    path = rollout_path(output, folder, step)
     if output.events is None:
         return path
     path.parent.mkdir(exist_ok=True)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -18,11 +19,41 @@ from gpg_jax.estimators.filters import every_row
 from gpg_jax.training.collect import Collector, demonstrated
 from gpg_jax.training.loop import Phase
 from gpg_jax.training.plan import Plan
-from gpg_jax.training.program import BOTH, Program
+from gpg_jax.training.program import BOTH, Program, check_needs
 from gpg_jax.training.sharding import rows_on
 from gpg_jax.training.state import TrainState
 from gpg_jax.training.step import Step, compile_step, make_step
 from gpg_jax.types import Method
+
+
+class Programs(NamedTuple):
+    """Of the cold start and of the value pretraining, None where there is none, and of the method."""
+
+    cold: Program | None
+    value: Program | None
+    own: Program
+
+
+def make_programs(setup: Setup) -> Programs:
+    """What the steps of a run's phases are made of.
+
+    Raises:
+      ValueError: needs that no step can meet.
+    """
+    schedule, cold, value = setup.schedule, None, None
+    if schedule.cold_plan is not None:
+        method = supervised(state=setup.method.state)
+        method = method._replace(needs=method.needs | ({"entropy"} & setup.method.needs))
+        cold = make_program(setup, method, schedule.cold_plan)
+    if schedule.value_steps:
+        discount = setup.config.method.arguments.get("discount", 1.0)
+        method = value_pretraining(setup.method, discount=discount)
+        value = make_program(setup, method, trains=frozenset({"critic"}))
+    programs = Programs(cold, value, make_program(setup))
+    for program in programs:
+        if program is not None:
+            check_needs(program)
+    return programs
 
 
 def make_phases(setup: Setup, toolbox: Toolbox | None = None) -> tuple[Phase, ...]:
@@ -32,27 +63,24 @@ def make_phases(setup: Setup, toolbox: Toolbox | None = None) -> tuple[Phase, ..
       setup: of the run.
       toolbox: from `open_toolbox`.
     """
-    schedule = setup.schedule
+    schedule, programs = setup.schedule, make_programs(setup)
     cold, value, own = schedule.numbers
     collector = make_collector(setup, toolbox)
 
     def version(number: int) -> int:
+        """Updates before an iteration as they are planned: those that a method left out are counted too."""
         return schedule.updates_through(number - 1)
 
     phases = []
-    if schedule.cold_plan is not None:
-        method = supervised(state=setup.method.state)
-        method = method._replace(needs=method.needs | ({"entropy"} & setup.method.needs))
-        step = compiled_step(setup, method, schedule.cold_plan)
-        phases.append(Phase(cold, _demonstrations(setup, schedule.cold_plan), step, version))
+    if programs.cold is not None:
+        collected = _demonstrations(setup, programs.cold.plan)
+        phases.append(Phase(cold, collected, _compiled(setup, programs.cold), version))
     begin = _take_policy(setup) if phases else lambda state: state
-    if value:
-        discount = setup.config.method.arguments.get("discount", 1.0)
-        method = value_pretraining(setup.method, discount=discount)
-        step = compiled_step(setup, method, trains=frozenset({"critic"}))
+    if programs.value is not None:
+        step = _compiled(setup, programs.value)
         phases.append(Phase(value, collector, step, version, begin, ready(setup.config)))
         begin = lambda state: state  # noqa: E731
-    return (*phases, Phase(own, collector, compiled_step(setup), version, begin))
+    return (*phases, Phase(own, collector, _compiled(setup, programs.own), version, begin))
 
 
 def _demonstrations(setup: Setup, plan: Plan) -> Collector:
@@ -93,8 +121,7 @@ def compiled_step(
     trains: frozenset[str] = BOTH,
 ) -> Step:
     """The training step on the mesh; see `make_program`."""
-    program = make_program(setup, method, plan, trains)
-    return compile_step(make_step(program), jax.tree.map(lambda leaf: leaf.sharding, setup.like))
+    return _compiled(setup, make_program(setup, method, plan, trains))
 
 
 def make_program(
@@ -121,3 +148,7 @@ def make_program(
         trains=trains,
         constrain=rows_on(setup.schedule.mesh),
     )
+
+
+def _compiled(setup: Setup, program: Program) -> Step:
+    return compile_step(make_step(program), jax.tree.map(lambda leaf: leaf.sharding, setup.like))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -48,7 +49,7 @@ TOOL_PANELS: tuple[Panel, ...] = (
 
 
 def write_report(workdir: Path, title: str, phases: Mapping[str, range] | None = None) -> Path:
-    """Draws `report.png` from `metrics.jsonl`.
+    """Draws `report.png` from `metrics.jsonl`; the file appears by a rename, whole.
 
     Args:
       workdir: of the run.
@@ -81,7 +82,9 @@ def write_report(workdir: Path, title: str, phases: Mapping[str, range] | None =
             axis.legend(fontsize=8, frameon=False)
     figure.suptitle(title)
     path = workdir / "report.png"
-    figure.savefig(path, dpi=130)
+    scratch = workdir / ".report.png"
+    figure.savefig(scratch, dpi=130, format="png")
+    os.replace(scratch, path)
     return path
 
 

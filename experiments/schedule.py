@@ -29,7 +29,10 @@ class Schedule(NamedTuple):
       value_steps: iterations of the value pretraining behind it, at most.
       cold_plan: how their demonstrations are cut, None without any.
       generations: batches of prompts that may be tried for one rollout.
-      policy_updates: updates of the policy on a rollout; fewer than the plan's where those are its critic's.
+      policy_updates: updates of the policy on a rollout, at most; fewer than the plan's where those are its
+        critic's.
+      own_length: whether the method's updates of the policy have a length of their own, so that the optimizer
+        has no part in them.
     """
 
     plan: Plan
@@ -41,6 +44,7 @@ class Schedule(NamedTuple):
     cold_plan: Plan | None
     generations: int
     policy_updates: int
+    own_length: bool = False
 
     @property
     def numbers(self) -> tuple[range, range, range]:
@@ -57,13 +61,17 @@ class Schedule(NamedTuple):
 
     @property
     def updates(self) -> int:
-        """Updates of the policy in the run."""
+        """Updates of the policy in the run, at most."""
         return self.updates_through(self.steps)
 
     def updates_through(self, step: int) -> int:
-        """Updates of the policy through an iteration."""
+        """Updates of the policy through an iteration, those that the method may have left out among them."""
         before = self.cold_steps + self.value_steps
         return min(step, self.cold_steps) + max(step - before, 0) * self.policy_updates
+
+    def descends(self, step: int) -> bool:
+        """Whether the policy's last update through an iteration was the optimizer's, or will be."""
+        return not self.own_length or 0 < step <= self.cold_steps
 
     @property
     def critic_updates(self) -> int:
@@ -170,6 +178,12 @@ def table(config: Experiment, schedule: Schedule, parameters: int, demonstration
         + (f", {schedule.policy_updates} of the policy" if schedule.policy_updates < plan.updates else ""),
         "micro-batches": f"{plan.micro_batches} of {plan.micro_rows} rows, {own} a device",
     }
+    if schedule.own_length:
+        rows["optimizer"] = (
+            "of the cold start alone: a trust region finds the length of its step"
+            if schedule.cold_steps
+            else "not read: a trust region finds the length of its step"
+        )
     if config.sampling.distribution.truncated:
         rows["sampling"] = (
             "truncated" if _corrected(config) else "truncated and not corrected for (method.correction)"

@@ -13,8 +13,10 @@ import optax
 from jax.sharding import Mesh
 
 from experiments.config import Experiment
+from experiments.config_checks import check_length
 from experiments.critics import CriticSetup, make_critic, network_of
 from experiments.demonstrations import Demonstrations, load_demonstrations
+from experiments.learning_config import ActorsConfig
 from experiments.methods import make_method
 from experiments.models import load_model
 from experiments.optimizers import make_optimizer, run_learning_rate
@@ -47,6 +49,7 @@ from gpg_jax.policies.policy import Policy
 from gpg_jax.policies.transformer import transformer
 from gpg_jax.training.checkpoints import template
 from gpg_jax.training.collect import Collector, Decode, Write, decoded, spoken
+from gpg_jax.training.deliveries import Delivery
 from gpg_jax.training.sharding import parameter_specs, state_shardings
 from gpg_jax.training.state import TrainState, create_critic_state, create_state
 from gpg_jax.types import Array, Batch, Conservative, Method, Params, TrustRegion
@@ -67,13 +70,14 @@ class Setup(NamedTuple):
       policy: the network.
       pretrained: its parameters on the host, or None where it starts from scratch.
       method: what is done with a rollout.
-      optimizer: what is done with a gradient.
+      optimizer: what is done with a gradient; without a state where the method's updates are not its.
       critic: what gives values, where the method needs them.
       automaton: what stops a response.
       tools: what it may call.
       turns: how it does so, None for rows that neither call nor fork.
       like: shapes and places of the state.
       scorer: () -> the reward model that scores responses, loaded once; None where there is none.
+      deliveries: what comes when, where actors are told; None where that was not read yet.
     """
 
     config: Experiment
@@ -91,6 +95,7 @@ class Setup(NamedTuple):
     turns: Turns | None
     like: TrainState
     scorer: Callable[[], Scorer] | None
+    deliveries: tuple[Delivery, ...] | None = None
 
 
 def build(config: Experiment) -> Setup:
@@ -107,14 +112,20 @@ def build(config: Experiment) -> Setup:
     method = _method(config, token_bytes)
     if isinstance(method.update, TrustRegion):
         _check_float32(config)
-        schedule = schedule._replace(policy_updates=1)
+        schedule = schedule._replace(policy_updates=1, own_length=True)
     top_k, tokens = config.sampling.top_k, architecture.vocab_size
     if top_k > tokens:
         raise ValueError(f"sampling.top_k is {top_k}, and the model has {tokens} tokens; 0 keeps all")
-    _check_lengths(config, architecture)
+    sizes = {
+        "task.prompt_tokens": config.task.prompt_tokens,
+        "sampling.new_tokens": config.sampling.new_tokens,
+    }
+    check_length(sizes, architecture.max_length)
     policy = transformer(architecture, dtype=jnp.dtype(config.model.dtype), remat=config.model.remat)
     policy, pretrained = _mixed(config, method, policy, pretrained)
-    optimizer = make_optimizer(config.optimizer, run_learning_rate(config, schedule.updates))
+    optimizer = optax.identity()  # where nothing descends: no moments that nothing reads
+    if schedule.cold_steps or not schedule.own_length:
+        optimizer = make_optimizer(config.optimizer, run_learning_rate(config, schedule.updates))
     critic = make_critic(config, method, architecture, schedule.critic_updates)
     return Setup(
         config=config,
@@ -130,7 +141,7 @@ def build(config: Experiment) -> Setup:
         automaton=_stops(config, task.tokenizer, token_bytes),
         tools=make_tools(config),
         turns=make_turns(config, policy.vocab_size),
-        like=state_like(policy, method, optimizer, critic, schedule.mesh, config.actors.memory),
+        like=state_like(policy, method, optimizer, critic, schedule.mesh, config.actors),
         scorer=find_scorer(config, task.tokenizer, schedule.mesh),
     )
 
@@ -141,7 +152,7 @@ def state_like(
     optimizer: optax.GradientTransformation,
     critic: CriticSetup | None,
     mesh: Mesh,
-    memory: int = 0,
+    actors: ActorsConfig,
 ) -> TrainState:
     """Shapes, types and places of the state of a run with these parts."""
 
@@ -149,7 +160,7 @@ def state_like(
         params, own = policy.init(key), None
         if critic is not None:
             own = create_critic_state(critic.critic.init(key, network_of(params)), critic.optimizer)
-        return create_state(params, method, optimizer, key, own, memory)
+        return create_state(params, method, optimizer, key, own, actors.memory, actors.whole)
 
     shapes = jax.eval_shape(create, jax.random.key(0))
     critic_optimizer = None if critic is None else critic.optimizer
@@ -279,13 +290,4 @@ def _check_float32(config: Experiment) -> None:
         raise ValueError(
             f"model.dtype is {config.model.dtype!r}, and {config.method.name!r} multiplies by the Fisher "
             "information, which is found in float32 alone: give model.dtype=float32"
-        )
-
-
-def _check_lengths(config: Experiment, architecture: Architecture) -> None:
-    length = config.task.prompt_tokens + config.sampling.new_tokens
-    if length > architecture.max_length:
-        raise ValueError(
-            f"task.prompt_tokens + sampling.new_tokens is {length}, and the model's positions were trained "
-            f"for {architecture.max_length} tokens: lower one of them"
         )

@@ -15,10 +15,11 @@ from absl import flags
 from rich.console import Console
 
 from experiments import command_line, distributed
-from experiments.actors import check_actors
+from experiments.actors import check_actors, told
 from experiments.claimed import claimed
 from experiments.config import Experiment
 from experiments.models import count
+from experiments.phases import make_programs
 from experiments.progress import say
 from experiments.run import finish_run, open_run
 from experiments.schedule import table
@@ -55,8 +56,9 @@ def train(config: Experiment, workdir: Path, console: Console) -> None:
 
     def checked() -> Setup:
         setup = build(config)
+        make_programs(setup)
         check_actors(setup)
-        return setup
+        return setup._replace(deliveries=told(setup))
 
     with claimed(workdir, config, checked) as setup:
         shown = setup.demonstrations.summary if setup.demonstrations else ""

@@ -18,8 +18,21 @@ CONFIG = "config.json"
 LOCK = ".lock"
 SCRATCH = f".{CONFIG}"
 
-FREE = ("mesh", "actors.devices", "checkpoint.every", "checkpoint.keep_latest", "checkpoint.keep_best")
-"""Keys that may change when a run is resumed: where it runs and when it saves."""
+FREE = (
+    "mesh",
+    "actors.devices",
+    "evaluation.batch",
+    "reward_model.batch",
+    "checkpoint.every",
+    "checkpoint.keep_latest",
+    "checkpoint.keep_best",
+)
+"""Keys that may change when a run is resumed: where it runs, how much at once, and when it saves.
+
+On other devices, or in batches of another size, sums are made in another order, and may differ in their last
+bits: scores of a reward model, and so what is learnt from them; probabilities of held-out responses, whose
+draws are named by their places among all rows, and are others only where two tokens are as good as equal.
+"""
 
 
 @contextlib.contextmanager

@@ -11,7 +11,7 @@ import pytest
 from rich.console import Console
 
 from experiments.reading import from_config_dict
-from experiments.reward_model.experiment import RewardModelExperiment, default_config
+from experiments.reward_model.experiment import PreferencesConfig, RewardModelExperiment, default_config
 from experiments.train_reward_model import train
 
 STEPS = 6
@@ -23,6 +23,10 @@ def configure(**changes) -> RewardModelExperiment:
     config["task"] |= {"prompt_tokens": 3, "verifier": "places_right"}
     config["model"] |= {"width": 16, "heads": 2, "head_dim": 8, "mlp_width": 16}
     config["preferences"] |= {"pairs": 100, "held_out_pairs": 20, "response_tokens": 4}
+    if "preferences__train" in changes:
+        config["preferences"]["pairs"] = PreferencesConfig.pairs
+    if "preferences__held_out" in changes:
+        config["preferences"]["held_out_pairs"] = PreferencesConfig.held_out_pairs
     config["schedule"] |= {"steps": STEPS, "pairs": 16, "micro_batches": 2}
     config["evaluation"] |= {"every": 3, "batch": 16, "statistics": 40}
     config["checkpoint"] |= {"every": 2}

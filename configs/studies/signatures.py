@@ -17,7 +17,7 @@ from experiments.studies.training import default_study, in_order, of_length
 
 
 def get_config(length: str = "short") -> ConfigDict:
-    """Three seeds of a run as it should be, and three that fail."""
+    """Five seeds of a run as it should be, and of three that fail."""
     config = default_study()
     config.question = "Which metric shows that a run goes wrong?"
     config.base = of_length(search(), length, 120)
@@ -29,8 +29,10 @@ def get_config(length: str = "short") -> ConfigDict:
             "narrow: one fork a group": {"branching": {"roots": 7}},
         }
     )
-    config.seeds = 3
-    config.compared = ("signal_groups", "marker_fault", "sharing")
+    right, *wrong = config.arms
+    shown = ("signal_groups", "marker_fault", "sharing")
+    config.pairs = tuple((right, arm, metric) for arm, metric in zip(wrong, shown, strict=True))
+    config.compared = ()
     config.columns = ("held_out/greedy", "reward", "signal_groups", "marker_fault", "sharing", "entropy")
     config.curves = ("reward", "signal_groups", "marker_fault", "sharing", "entropy", "tool_calls")
     return config

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 
-from experiments.config_checks import at_least
+from experiments.config_checks import at_least, check_unread
 
 NAME = "reward_model"
 """Its key among `task.rewards`."""
@@ -50,3 +50,5 @@ class RewardModelConfig:
                 f"reward_model.workdir is {self.workdir!r}, and nothing is scored by it: give "
                 f"task.rewards.{NAME} a weight"
             )
+        if not wanted:
+            check_unread(self, "reward_model", f"task.rewards has no {NAME!r}, and nothing is scored")

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
-import math
 
 from ml_collections import config_dict
 
 from experiments.config import CheckpointConfig, ModelConfig, OptimizerConfig, TaskConfig
-from experiments.config_checks import at_least, one_of
-from experiments.reading import flatten, to_config_dict
+from experiments.config_checks import at_least, check_unread, check_whole, one_of
+from experiments.reading import to_config_dict
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -49,6 +48,11 @@ class PreferencesConfig:
         one_of("preferences.held_out_by", self.held_out_by, ("prompts", "pairs"))
         if self.held_out is not None and self.train is None:
             raise ValueError("preferences.held_out is a file: give preferences.train, a file too")
+        if self.train is not None:
+            check_unread(self, "preferences", "preferences.train has the pairs", ["pairs"])
+        if self.held_out is not None:
+            kept = "preferences.held_out has the pairs that are held out"
+            check_unread(self, "preferences", kept, ["held_out_pairs", "held_out_by"])
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -113,11 +117,9 @@ class RewardModelExperiment:
     checkpoint: CheckpointConfig = dataclasses.field(default_factory=CheckpointConfig)
 
     def __post_init__(self) -> None:
-        for key, value in flatten(self).items():
-            if isinstance(value, float) and not math.isfinite(value):
-                raise ValueError(f"{key} is {value}; it must be finite")
-        at_least("seed", self.seed, 0)
-        at_least("task.seed", self.task.seed, 0)
+        check_whole(self)
+        self.optimizer.check("optimizer")
+        check_unread(self.model, "model", "a reward model has no logits to be cut", ["chunk"])
         if self.task.rewards:
             raise ValueError("task.rewards is of policies: preferences are made by task.verifier")
 

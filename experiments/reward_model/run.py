@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -19,13 +20,14 @@ from experiments.progress import say, show_progress
 from experiments.report import write_report
 from experiments.resuming import due, open_kept, open_output
 from experiments.reward_model.data import prompt_key
+from experiments.reward_model.experiment import RewardModelExperiment
 from experiments.reward_model.setup import RewardSetup, first_state
 from experiments.statistics import clustered
 from gpg_jax.data.preference_pairs import Pairs, Preference, lay_out_pairs
 from gpg_jax.losses.metrics import reduce
 from gpg_jax.losses.preferences import ordered, pair_weights, preference_loss
 from gpg_jax.training.checkpoints import Checkpoints, save
-from gpg_jax.training.processes import is_first
+from gpg_jax.training.processes import on_first
 from gpg_jax.training.reward_model import (
     PreferenceStep,
     compile_pair_rewards,
@@ -118,11 +120,7 @@ def finish_run(
         if not start.resumed:
             measure_held_out(run, 0, start.state.params)
         train(run, start)
-    if is_first():
-        config = setup.config
-        title = f"reward model of {config.preferences.train or config.task.name}, seed {config.seed}"
-        say(console, f"report: {write_report(workdir, title)}")
-        conclude(console, start.accuracies, config.schedule.steps)
+    on_first(lambda: conclude(setup.config, workdir, console, start.accuracies))
 
 
 def train(run: Run, start: Start) -> None:
@@ -135,7 +133,7 @@ def train(run: Run, start: Start) -> None:
             pairs = _laid_out(run, next(preferences.batches), run.setup.config.schedule.pairs)
             state, found = run.update(state, pairs)
             metrics = _measured(run, step, jax.device_get(found), before)
-            out.write_metrics(run.output, step, metrics)
+            on_first(functools.partial(out.write_metrics, run.output, step, metrics))
             if wrong := broken(metrics):
                 raise FloatingPointError(
                     f"{wrong} is {metrics[wrong]} in update {step}: lower optimizer.learning_rate, or clip "
@@ -177,7 +175,7 @@ def measure_held_out(run: Run, step: int, params: Params) -> None:
     name = "held_out/pairs"
     found = {name: mean, f"{name}_low": low, f"{name}_high": high, "held_out/loss": float(loss)}
     found |= {f"held_out/{key}": float(value) for key, value in reduce(seen).items() if key != "accuracy"}
-    out.write_metrics(run.output, step, found)
+    on_first(lambda: out.write_metrics(run.output, step, found))
     say(
         run.console,
         f"update {step}, held-out: {mean:.3f} [{low:.3f}, {high:.3f}] of {len(pairs)} pairs of "
@@ -203,10 +201,15 @@ def rewards_of(run: Run, params: Params, pairs: Sequence[Preference]) -> np.ndar
     return np.concatenate([np.asarray(run.score(params, batch)) for batch in batches])[: len(pairs)]
 
 
-def conclude(console: Console, accuracies: dict[str, float], last: int) -> None:
-    """The last line: accuracy before and after."""
+def conclude(
+    config: RewardModelExperiment, workdir: Path, console: Console, accuracies: dict[str, float]
+) -> None:
+    """The report, and the last line: accuracy before and after."""
+    title = f"reward model of {config.preferences.train or config.task.name}, seed {config.seed}"
+    say(console, f"report: {write_report(workdir, title)}")
     if accuracies:
-        say(console, f"held-out accuracy: {accuracies['0']:.3f} → {accuracies[str(last)]:.3f}")
+        last = accuracies[str(config.schedule.steps)]
+        say(console, f"held-out accuracy: {accuracies['0']:.3f} → {last:.3f}")
 
 
 def _laid_out(run: Run, pairs: Sequence[Preference], count: int) -> Pairs:

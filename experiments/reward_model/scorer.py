@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
+import hashlib
 from collections.abc import Callable
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
+import jax
+import numpy as np
 from jax.sharding import Mesh
 
 from experiments.config import Experiment
+from experiments.config_checks import check_length
 from experiments.reading import from_config_dict
 from experiments.resuming import restored_checkpoint
 from experiments.reward_model.config import NAME, RewardModelConfig
@@ -25,10 +30,11 @@ from experiments.reward_model.setup import (
 )
 from experiments.workdir import read_workdir, refusals
 from gpg_jax.data.tokenizers import Tokenizer
-from gpg_jax.training.checkpoints import read_checkpoints
 from gpg_jax.training.collect import Write, scored
+from gpg_jax.training.digest import digests
 from gpg_jax.training.row_rewards import Score, row_scorer
 from gpg_jax.training.sharding import row_shards
+from gpg_jax.types import Params
 
 
 class Scorer(NamedTuple):
@@ -37,10 +43,12 @@ class Scorer(NamedTuple):
     Attributes:
       score: P prompts, B responses -> `float32[B]`.
       summary: which one it is.
+      identity: what tells it from every other, as JSON keeps it.
     """
 
     score: Score
     summary: str
+    identity: dict[str, Any]
 
 
 def find_scorer(config: Experiment, tokenizer: Tokenizer, mesh: Mesh) -> Callable[[], Scorer] | None:
@@ -74,7 +82,7 @@ def find_scorer(config: Experiment, tokenizer: Tokenizer, mesh: Mesh) -> Callabl
     _check_fit(config, tokenizer, mesh, model)
     if not asked.checkpoint.isdecimal():
         _check_finished(folder, trained.schedule.steps)
-    return functools.cache(lambda: _load(asked, trained, model, mesh))
+    return functools.cache(lambda: _load(asked, folder, trained, model, mesh))
 
 
 def scoring(write: Write, scorer: Callable[[], Scorer] | None) -> Write:
@@ -87,9 +95,30 @@ def scoring(write: Write, scorer: Callable[[], Scorer] | None) -> Write:
     return write if scorer is None else scored(write, NAME, scorer().score)
 
 
-def _load(asked: RewardModelConfig, trained: RewardModelExperiment, model: Model, mesh: Mesh) -> Scorer:
-    critic, folder = make_reward_model(model), Path(asked.workdir or "")
-    like = state_like(critic, optimizer_of(trained), mesh)
+def check_identity(scorer: Callable[[], Scorer] | None, kept: dict[str, Any] | None) -> None:
+    """Raises a ValueError if a run would go on with another reward model than it began with.
+
+    Args:
+      scorer: from `find_scorer`.
+      kept: the identity in the checkpoint that the run goes on from.
+    """
+    own, kept = {} if scorer is None else scorer().identity, kept or {}
+    changed = [name for name in own | kept if own.get(name) != kept.get(name)]
+    if changed:
+        told = ", ".join(f"{name} {kept.get(name)}, now {own.get(name)}" for name in changed)
+        raise ValueError(
+            "this run was scored by another reward model than the one that reward_model.workdir has now "
+            f"({told}): put that one back, or give another --workdir"
+        )
+
+
+def _load(
+    asked: RewardModelConfig, folder: Path, trained: RewardModelExperiment, model: Model, mesh: Mesh
+) -> Scorer:
+    critic = make_reward_model(model)
+    whole = state_like(critic, optimizer_of(trained), mesh)
+    # Moments are twice as large as what is read here: they stay on the disk.
+    like = dataclasses.replace(whole, optimizer=jax.tree.map(lambda _: ..., whole.optimizer))
     # The newest one is that of the last update, and no older one in its place where it is damaged.
     wanted = str(trained.schedule.steps) if asked.checkpoint == "latest" else asked.checkpoint
     restored = restored_checkpoint(folder, like, wanted, lambda text: None)
@@ -106,7 +135,20 @@ def _load(asked: RewardModelConfig, trained: RewardModelExperiment, model: Model
         f"{std:.3f} on its training pairs, {'normalised' if asked.normalise else 'taken as they are'}"
     )
     own = {"mean": mean, "std": std} if asked.normalise else {}
-    return Scorer(row_scorer(critic, restored.state.params, mesh, batch=asked.batch, **own), summary)
+    params = restored.state.params
+    identity = {
+        "update": restored.step,
+        "parameters": _digest(params),
+        "mean": mean,
+        "std": std,
+        "normalise": asked.normalise,
+    }
+    return Scorer(row_scorer(critic, params, mesh, batch=asked.batch, **own), summary, identity)
+
+
+def _digest(params: Params) -> str:
+    """Of the digests that the checkpoint's record has of the parameters: the same on every mesh."""
+    return hashlib.sha256(np.asarray(digests(jax.tree.leaves(params))).tobytes()).hexdigest()[:16]
 
 
 def _check_fit(config: Experiment, tokenizer: Tokenizer, mesh: Mesh, model: Model) -> None:
@@ -116,12 +158,11 @@ def _check_fit(config: Experiment, tokenizer: Tokenizer, mesh: Mesh, model: Mode
             f"the reward model in {folder} reads other tokens than the policy writes: train it with the "
             "tokenizer of the policy's model.name, or with its task.alphabet and task.pieces"
         )
-    length = config.task.prompt_tokens + config.sampling.new_tokens
-    if length > model.architecture.max_length:
-        raise ValueError(
-            f"task.prompt_tokens + sampling.new_tokens is {length}, and the positions of the reward model in "
-            f"{folder} were trained for {model.architecture.max_length} tokens: lower one of them"
-        )
+    sizes = {
+        "task.prompt_tokens": config.task.prompt_tokens,
+        "sampling.new_tokens": config.sampling.new_tokens,
+    }
+    check_length(sizes, model.architecture.max_length, f"the positions of the reward model in {folder}")
     if config.reward_model.batch % shards:
         raise ValueError(
             f"reward_model.batch is {config.reward_model.batch}, and rows are scored on {shards} devices; "
@@ -130,9 +171,14 @@ def _check_fit(config: Experiment, tokenizer: Tokenizer, mesh: Mesh, model: Mode
 
 
 def _check_finished(folder: Path, steps: int) -> None:
-    """What is still trained has another best checkpoint tomorrow: a run could not be resumed with it."""
-    with read_checkpoints(folder / "checkpoints") as checkpoints:
-        newest = checkpoints.latest.step if checkpoints.latest else 0
+    """What is still trained has another best checkpoint tomorrow: a run could not be resumed with it.
+
+    Folders are counted here as they lie on the disk, where a checkpoint gets its number once it is whole:
+    orbax, of several processes, waits for all of them, and one may have found another mistake.
+    """
+    with refusals(folder):
+        found = [path.name for path in (folder / "checkpoints").glob("*") if path.name.isdecimal()]
+    newest = max(map(int, found), default=0)
     if newest < steps:
         raise ValueError(
             f"the reward model in {folder} has been trained for {newest} of its {steps} updates: let it "

@@ -13,6 +13,7 @@ import optax
 from jax.sharding import Mesh
 from rich.table import Table
 
+from experiments.config_checks import check_length
 from experiments.models import count, load_model
 from experiments.optimizers import learning_rate, make_optimizer
 from experiments.reward_model.data import PreferenceData, load_preferences
@@ -80,7 +81,9 @@ def build(config: RewardModelExperiment) -> RewardSetup:
     preferences = load_preferences(config, tokenizer, ask)
     architecture, pretrained = load_model(config.model, tokenizer)
     check_tokenizer_fits(tokenizer, architecture.vocab_size)
-    _check_lengths(config, architecture)
+    sizes = config.task.prompt_tokens, config.preferences.response_tokens
+    keys = "task.prompt_tokens", "preferences.response_tokens"
+    check_length(dict(zip(keys, sizes, strict=True)), architecture.max_length)
     model = Model(architecture, config.model.dtype, fingerprint(tokenizer))
     optimizer = optimizer_of(config)
     program = PreferenceProgram(
@@ -195,13 +198,4 @@ def _check_sizes(config: RewardModelExperiment, shards: int) -> None:
         raise ValueError(
             f"evaluation.batch is {config.evaluation.batch}, and pairs are scored on {shards} devices; "
             f"choose a multiple of {shards}"
-        )
-
-
-def _check_lengths(config: RewardModelExperiment, architecture: Architecture) -> None:
-    length = config.task.prompt_tokens + config.preferences.response_tokens
-    if length > architecture.max_length:
-        raise ValueError(
-            f"task.prompt_tokens + preferences.response_tokens is {length}, and the model's positions were "
-            f"trained for {architecture.max_length} tokens: lower one of them"
         )

@@ -23,19 +23,20 @@ COLUMNS = 5
 """Panels in a row of the figure."""
 
 
-def methods_study(experiments: Mapping[str, ConfigDict]) -> ConfigDict:
+def methods_study(experiments: Mapping[str, ConfigDict], start: float, threshold: float) -> ConfigDict:
     """The configuration of a comparison: every key of `default_study`, and where a run has to begin.
 
     Args:
       experiments: method -> its whole experiment; what they have in common is the task and the budget.
+      start: reward that a run has to begin at or below.
+      threshold: reward at which it has learnt the task.
     """
     config = default_study()
     config.study = "methods"
     config.question = "Does every method learn the same task?"
     config.base = next(iter(experiments.values()))
     config.arms = in_order({name: experiment.to_dict() for name, experiment in experiments.items()})
-    config.threshold = 0.9
-    config.start = 0.3
+    config.threshold, config.start = threshold, start
     return config
 
 
@@ -64,7 +65,11 @@ def methods(config: ConfigDict, workdir: Path, console: Console) -> Findings:
 
 
 def check_budgets(runs: Mapping[tuple[str, int], Experiment]) -> None:
-    """Raises a ValueError unless all runs draw as many responses to the same prompts."""
+    """Raises a ValueError unless all runs have as many iterations on as many responses to the same prompts.
+
+    What a method that resamples draws besides, and how often another uses what it has drawn, is not limited:
+    `row` tells of both.
+    """
     first = next(iter(runs.values()))
     for (arm, _), run in runs.items():
         budget = run.task, run.sampling, run.schedule.steps, run.schedule.prompts * run.schedule.group
@@ -78,6 +83,9 @@ def check_budgets(runs: Mapping[tuple[str, int], Experiment]) -> None:
 def row(config: ConfigDict, arm: str, found: Sequence[Lines]) -> dict[str, Cell]:
     """What the table says of a method.
 
+    `responses drawn` are all, with those that dynamic sampling has not kept; `new tokens` are those of the
+    responses that were trained on.
+
     Args:
       config: of the study.
       arm: its name.
@@ -86,13 +94,20 @@ def row(config: ConfigDict, arm: str, found: Sequence[Lines]) -> dict[str, Cell]
     firsts, lasts = zip(*(_ends(one, config.tail) for one in found), strict=True)
     steps = [reached(one, 1, config.threshold, config.tail) for one in found]
     there = [step for step in steps if step is not None]
+    group = experiment_of_arm(config, arm, 0).schedule.group
+    counts = {
+        "updates": [_last(one, "updates") for one in found],
+        "responses drawn": [group * _total(one, "offered_groups") for one in found],
+        "new tokens": [_total(one, "new_tokens") for one in found],
+    }
     return {
         "method": arm,
         "first": interval(firsts),
         "last": interval(lasts),
         "seeds that learn": f"{len(there)} of {len(found)}",
         "iterations until then": interval(there) if there else "",
-        "seconds": interval([float(np.sum([line.get("seconds", 0) for line in one])) for one in found]),
+        **{name: interval(numbers) for name, numbers in counts.items()},
+        "seconds": interval([_total(one, "seconds") for one in found]),
     }
 
 
@@ -145,6 +160,14 @@ def _ends(lines: Lines, tail: int) -> tuple[float, float]:
     return float(np.mean(rewards[:tail])), float(np.mean(rewards[-tail:]))
 
 
+def _total(lines: Lines, name: str) -> float:
+    return float(np.sum([line[name] for line in lines if name in line]))
+
+
+def _last(lines: Lines, name: str) -> float:
+    return [line[name] for line in lines if name in line][-1]
+
+
 def _panel(axis: Axes, config: ConfigDict, arm: str, found: Sequence[Lines]) -> None:
     curves = [{line["step"]: line["reward"] for line in one if "reward" in line} for one in found]
     for curve in curves:
@@ -158,5 +181,4 @@ def _panel(axis: Axes, config: ConfigDict, arm: str, found: Sequence[Lines]) -> 
     )
     axis.axhline(config.threshold, color="grey", linestyle=":", linewidth=1)
     axis.set_title(arm, fontsize=9)
-    axis.set_ylim(0, 1.02)
     axis.grid(alpha=0.2)

@@ -38,7 +38,8 @@ def default_study() -> ConfigDict:
 
     - `base`: the experiment that all arms share.
     - `arms`: name -> the keys that it changes, nested as they are in an experiment; from `in_order`.
-    - `pairs`: of arms that are compared, seed by seed; without any, the first with each other.
+    - `pairs`: of arms that are compared, seed by seed; without any, the first with each other. A third name
+      is the one column that such a pair is compared by, in the place of all.
     - `seeds`: runs of each arm; `jobs` of them at once.
     - `compared`: columns of the table whose differences are told; their intervals hold together.
     - `trend`: arms that change one thing in equal steps, from none of it to all; a line is fitted to each
@@ -113,7 +114,7 @@ def training(config: ConfigDict, workdir: Path, console: Console) -> Findings:
     values = {arm: [numbers(config, one, first) for one in found] for arm, found in lines.items()}
     rows = [_row(arm, found) for arm, found in values.items()]
     told = [
-        *comparisons(values, pairs, config.compared),
+        *comparisons(values, pairs),
         *trends(values, config.trend, config.compared),
         *_thresholds(config, lines, first),
     ]
@@ -257,44 +258,42 @@ def _row(arm: str, found: Sequence[Mapping[str, float]]) -> dict[str, Cell]:
     return {"arm": arm, **{name: interval([run[name] for run in found]) for name in found[0]}}
 
 
-def compared_pairs(config: ConfigDict) -> tuple[tuple[str, str], ...]:
-    """The pairs of arms that a study compares.
+def compared_pairs(config: ConfigDict) -> tuple[tuple[str, str, str], ...]:
+    """What a study compares: column, arm, and the arm that is taken from it.
 
     Raises:
       ValueError: an arm that there is not, or a column that the table does not have.
     """
     first, *others = config.arms
-    if unknown := set(config.compared) - {*config.columns, *COUNTED}:
-        raise ValueError(f"compared names {', '.join(sorted(unknown))}, which is no column of the table")
     pairs = tuple(config.pairs) or tuple((first, other) for other in others)
-    named = {name for pair in (*pairs, tuple(config.trend)) for name in pair}
+    named = {name for pair in (*(pair[:2] for pair in pairs), tuple(config.trend)) for name in pair}
     if strangers := ", ".join(sorted(named - set(config.arms))):
         raise ValueError(f"pairs or trend name {strangers}; the arms are {', '.join(config.arms)}")
-    return pairs
+    every = [(column, *pair) for column in config.compared for pair in pairs if len(pair) == 2]
+    own = [(column, one, other) for one, other, column in (pair for pair in pairs if len(pair) == 3)]
+    columns = {*config.compared, *(column for column, *_ in own)}
+    if unknown := columns - {*config.columns, *COUNTED}:
+        raise ValueError(f"compared names {', '.join(sorted(unknown))}, which is no column of the table")
+    return (*every, *own)
 
 
 def comparisons(
-    values: Mapping[str, Sequence[Mapping[str, float]]],
-    pairs: Sequence[tuple[str, str]],
-    compared: Sequence[str],
+    values: Mapping[str, Sequence[Mapping[str, float]]], pairs: Sequence[tuple[str, str, str]]
 ) -> list[str]:
-    """The first of each pair less the second, seed by seed.
+    """The first of each pair of arms less the second, seed by seed.
 
     Args:
       values: arm -> what `numbers` said of each of its runs.
-      pairs: of arms.
-      compared: columns.
+      pairs: from `compared_pairs`.
 
     Returns:
-      A sentence a column and pair; with 95% all of their intervals hold.
+      A sentence each; with 95% all of their intervals hold.
     """
-    count = len(pairs) * len(compared)
     notes = []
-    for column in compared:
-        for one, other in pairs:
-            first, second = ([run[column] for run in values[arm]] for arm in (one, other))
-            apart = paired(first, second, count)
-            notes.append(f"{column}: {one} less {other} is {apart} ({_verdict(apart)})")
+    for column, one, other in pairs:
+        first, second = ([run[column] for run in values[arm]] for arm in (one, other))
+        apart = paired(first, second, len(pairs))
+        notes.append(f"{column}: {one} less {other} is {apart} ({_verdict(apart)})")
     return notes
 
 

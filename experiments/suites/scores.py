@@ -10,12 +10,14 @@ import numpy as np
 
 from experiments.config import ColdStartConfig, Experiment
 from experiments.evaluation import Answers, Evaluator, evaluate
+from experiments.methods import MethodConfig, make_method
 from experiments.setup import Setup
 from experiments.statistics import Accuracy, score
 from experiments.suites.benchmarks import GROUPS, KNOWLEDGE, Benchmark
 from experiments.suites.questions import Questions
 from experiments.tasks import judge_of
-from gpg_jax.types import Params
+from experiments.trained import unscored
+from gpg_jax.types import Conservative, Params
 
 TEMPERATURE, TOP_P = 0.6, 0.95
 """ARPO's (arXiv 2507.19849, section 4.4), which evaluates by pass@1."""
@@ -58,20 +60,32 @@ def suite_config(config: Experiment, samples: int | None) -> Experiment:
       samples: responses to each question, 1 for None; 0 for the greedy one.
 
     Raises:
-      ValueError: a model from scratch, which reads no chat messages.
+      ValueError: a model from scratch, which reads no chat messages, or a mixture that is to be sampled.
     """
     if config.model.name is None:
         raise ValueError("a suite asks in chat messages, and a model from scratch has no chat template")
     samples = 1 if samples is None else samples
+    sampling = dataclasses.replace(config.sampling, temperature=TEMPERATURE, top_p=TOP_P, top_k=0, min_p=0.0)
+    if _mixes(config.method):
+        if samples:
+            raise ValueError(
+                f"a suite samples at temperature {TEMPERATURE}, and what {config.method.name!r} has learnt "
+                "mixes distributions at temperature 1: ask for greedy responses (--samples=0)"
+            )
+        sampling = dataclasses.replace(sampling, temperature=1.0)
     return dataclasses.replace(
-        config,
+        unscored(config),
         task=dataclasses.replace(config.task, name="reversal", verifier="exact", rewards={}, chat=False),
         cold_start=ColdStartConfig(),
-        sampling=dataclasses.replace(
-            config.sampling, temperature=TEMPERATURE, top_p=TOP_P, top_k=0, min_p=0.0
-        ),
+        sampling=sampling,
         evaluation=dataclasses.replace(config.evaluation, examples=-1, samples=samples, greedy=samples == 0),
     )
+
+
+def _mixes(method: MethodConfig) -> bool:
+    """Whether the policies of a method are mixtures."""
+    plain = make_method(MethodConfig(name=method.name), new_tokens=1)  # arguments do not change that
+    return isinstance(plain.update, Conservative)
 
 
 def ask(evaluator: Evaluator, params: Params, questions: Questions) -> tuple[Score, list[dict[str, Any]]]:

@@ -37,20 +37,22 @@ class Batches:
         """
         self._source, self._next = source, 0
         self._kept: dict[int, tuple[Any, Sequence[Example]]] = {}
+        self._spare: list[int] = []
         if saved is None:
             return
         for number, place in saved["open"]:
             source.go_to(place)
             self._kept[number] = (place, source.draw())
         source.go_to(saved["place"])
-        self._next = saved["next"]
+        self._next, self._spare = saved["next"], list(saved["spare"])
 
     def take(self) -> int:
-        """Draws the next batch, and gives its number."""
-        place = self._source.place()
-        self._kept[self._next] = (place, self._source.draw())
-        self._next += 1
-        return self._next - 1
+        """The number of a batch: of one that was given back, else of the next one of the source."""
+        return self._spare.pop(0) if self._spare else self._draw()
+
+    def give_back(self, numbers: Iterable[int]) -> None:
+        """Batches that were taken and not used; they are taken again before any other."""
+        self._spare.extend(numbers)
 
     def examples(self, number: int) -> Sequence[Example]:
         """The examples of a batch, drawn with all before it if need be.
@@ -59,7 +61,7 @@ class Batches:
           ValueError: a batch that was done with.
         """
         while number >= self._next:
-            self.take()
+            self._draw()
         if number not in self._kept:
             raise ValueError(f"batch {number} has been used before")
         return self._kept[number][1]
@@ -72,4 +74,10 @@ class Batches:
     def cursor(self) -> dict[str, Any]:
         """Where this stands, as JSON holds it: what is open is drawn again from its place."""
         opened = [[number, place] for number, (place, _) in sorted(self._kept.items())]
-        return {"place": self._source.place(), "next": self._next, "open": opened}
+        return {"place": self._source.place(), "next": self._next, "open": opened, "spare": [*self._spare]}
+
+    def _draw(self) -> int:
+        place = self._source.place()
+        self._kept[self._next] = (place, self._source.draw())
+        self._next += 1
+        return self._next - 1

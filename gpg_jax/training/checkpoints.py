@@ -157,7 +157,8 @@ def restore(
 
     Args:
       checkpoints: from `open_checkpoints`.
-      like: a template of the state, see `template`; the result lies on its mesh.
+      like: a template of the state, see `template`; the result lies on its mesh. A leaf that is `...` is not
+        read.
       report: told of every checkpoint that is damaged, in a sentence.
       steps: those to consider; all of them for None.
 
@@ -233,10 +234,12 @@ def _steps(checkpoints: Checkpoints) -> list[int]:
 
 def _load(checkpoints: Checkpoints, step: int, like: Any) -> tuple[Any, dict[str, Any]]:
     record = _read_record(checkpoints, step)
-    _check_fit(record["arrays"], _describe(like), f"checkpoint {step} in {checkpoints.directory}")
+    unread = {name for name, leaf in _named(like).items() if leaf is ...}
+    saved = {name: what for name, what in record["arrays"].items() if name not in unread}
+    _check_fit(saved, _describe(like), f"checkpoint {step} in {checkpoints.directory}")
     state = _read_arrays(checkpoints, step, like)
     found, wanted = _digests(state), record["digests"]
-    wrong = [name for name in wanted if found[name] != wanted[name]]
+    wrong = [name for name in found if found[name] != wanted[name]]
     if wrong:
         raise _DamagedError(f"the bits of {', '.join(wrong[:5])} are not those that were saved")
     return state, record["host"]
@@ -302,8 +305,13 @@ def _named(state: Any) -> dict[str, Any]:
     return {jax.tree_util.keystr(path, simple=True, separator="/"): leaf for path, leaf in leaves}
 
 
+def _read(state: Any) -> dict[str, Any]:
+    """Its leaves by name, without those that are not read."""
+    return {name: leaf for name, leaf in _named(state).items() if leaf is not ...}
+
+
 def _describe(state: Any) -> dict[str, str]:
-    return {name: f"{leaf.dtype}[{','.join(map(str, leaf.shape))}]" for name, leaf in _named(state).items()}
+    return {name: f"{leaf.dtype}[{','.join(map(str, leaf.shape))}]" for name, leaf in _read(state).items()}
 
 
 def _check_fit(saved: Mapping[str, str], wanted: Mapping[str, str], what: str) -> None:
@@ -320,5 +328,5 @@ def _check_fit(saved: Mapping[str, str], wanted: Mapping[str, str], what: str) -
 
 
 def _digests(state: Any) -> dict[str, int]:
-    named = _named(state)
+    named = _read(state)
     return dict(zip(named, np.asarray(digests(list(named.values()))).tolist(), strict=True))

@@ -29,7 +29,7 @@ class Iteration(NamedTuple):
       metrics: name -> `float32[]`, still on the devices.
       cursor: place in the training set behind this iteration's prompts.
       following: number of the next iteration, further on where a phase is over early.
-      delivery: what it was fed with, where actors do not wait for it.
+      delivery: what it was fed with, where actors do not wait for it; else None.
       told: name -> number, what the host counted besides.
     """
 
@@ -39,8 +39,8 @@ class Iteration(NamedTuple):
     metrics: dict[str, Array]
     cursor: Any
     following: int
-    delivery: Delivery | None = None
-    told: dict[str, float] = {}  # noqa: RUF012
+    delivery: Delivery | None
+    told: dict[str, float]
 
 
 class Phase(NamedTuple):
@@ -91,7 +91,7 @@ def iterations(
         following = _following(phase, number, metrics)
         if following in numbers:
             state, asked = _start(phases, state, key, following)
-        yield Iteration(number, state, collected, metrics, place, following)
+        yield Iteration(number, state, collected, metrics, place, following, delivery=None, told={})
         number = following
 
 

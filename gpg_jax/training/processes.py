@@ -20,16 +20,6 @@ def is_first() -> bool:
     return jax.process_index() == 0
 
 
-def barrier(name: str) -> None:
-    """Waits until every process is here.
-
-    Args:
-      name: of the place, the same on all.
-    """
-    if jax.process_count() > 1:
-        multihost_utils.sync_global_devices(name)
-
-
 def agreed(flag: bool) -> bool:
     """Whether any process says so."""
     if jax.process_count() == 1:

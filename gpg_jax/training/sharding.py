@@ -139,9 +139,14 @@ def state_shardings(
       mesh: the mesh.
       rules: see `parameter_specs`.
       critic_optimizer: that of the critic, where the state holds one.
+
+    Raises:
+      ValueError: a critic without its optimizer; see `parameter_specs` too.
     """
     specs, critic, own = parameter_specs(state.params, mesh, rules), None, None
     if state.critic is not None:
+        if critic_optimizer is None:
+            raise ValueError("the state holds a critic: give critic_optimizer, whose moments are its")
         own = critic_specs(state.critic.params, mesh, rules)
         critic = _critic_partitions(state.critic, critic_optimizer, own)
     tree: Any = state  # of partitions instead of arrays
@@ -155,7 +160,7 @@ def state_shardings(
         key=Spec(),
         update=Spec(),
         rollout=Spec(),
-        past=tuple(Networks(specs, own) for _ in state.past),
+        past=tuple(Networks(specs, None if one.critic is None else own) for one in state.past),
     )
     return named(whole, mesh)
 
@@ -192,12 +197,12 @@ def placed(array: np.ndarray, place: NamedSharding) -> jax.Array:
 
 
 def _critic_partitions(
-    state: CriticState, optimizer: optax.GradientTransformation | None, specs: Any
+    state: CriticState, optimizer: optax.GradientTransformation, specs: Any
 ) -> CriticState:
     return CriticState(params=specs, optimizer=_moments(optimizer, state.optimizer, specs))
 
 
-def _moments(optimizer: optax.GradientTransformation | None, moments: Any, specs: Any) -> Any:
+def _moments(optimizer: optax.GradientTransformation, moments: Any, specs: Any) -> Any:
     """Partitions of an optimizer's state: what belongs to a parameter lies as that one."""
     if not jax.tree.leaves(moments):
         return moments

@@ -57,7 +57,7 @@ def make_split_step(program: Program) -> tuple[Find, Apply]:
 
     def apply(state: TrainState, found: Found) -> tuple[TrainState, dict[str, Array]]:
         moved, norms = update(program, state, found.gradient)
-        reported = {**found.metrics, **norms}
+        reported = {**found.metrics, **norms, "updates": moved.update}
         return finish(program, state, moved, state.method, reported), reported
 
     return find, apply

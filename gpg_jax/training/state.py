@@ -46,8 +46,9 @@ class TrainState:
       key: typed PRNG key of the run; it is folded with `rollout`, never advanced.
       update: `int32[]`, optimizer updates so far.
       rollout: `int32[]`, rollouts trained on so far.
-      past: what the networks were before each of the last iterations, the newest first; empty where nothing
-        is made with old parameters, or where that is not to be repeated.
+      past: what the networks were before each of the last iterations, the newest first, without a critic
+        where its past is not read; empty where nothing is made with old parameters, or where that is not to
+        be repeated.
     """
 
     params: Params
@@ -68,6 +69,7 @@ def create_state(
     key: Array,
     critic: CriticState | None = None,
     memory: int = 0,
+    critic_too: bool = True,
 ) -> TrainState:
     """The first state: fresh moments, and the parameters themselves as the reference if one is needed.
 
@@ -78,9 +80,10 @@ def create_state(
       key: typed PRNG key.
       critic: from `create_critic_state`, or None.
       memory: iterations whose networks are remembered.
+      critic_too: whether the critic is among them.
     """
     reference = jax.tree.map(jnp.copy, params) if "reference" in method.needs else None
-    networks = Networks(params, None if critic is None else critic.params)
+    networks = Networks(params, critic.params if critic is not None and critic_too else None)
     fresh = isinstance(method.update, Conservative)
     return TrainState(
         params=params,
@@ -104,7 +107,10 @@ def remember(before: TrainState, state: TrainState) -> TrainState:
     """The state behind an iteration, with what it was before at the head of its memory, if it has one."""
     if not before.past:
         return state
-    return dataclasses.replace(state, past=(networks_of(before), *before.past[:-1]))
+    networks = networks_of(before)
+    if before.past[0].critic is None:
+        networks = networks._replace(critic=None)
+    return dataclasses.replace(state, past=(networks, *before.past[:-1]))
 
 
 def create_critic_state(params: Params, optimizer: optax.GradientTransformation) -> CriticState:

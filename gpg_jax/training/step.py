@@ -52,7 +52,8 @@ def make_step(program: Program) -> Step:
     """The training step of a program.
 
     Returns:
-      state, rollout of `plan.rows` rows -> state, metrics (name -> `float32[]`), to be compiled.
+      state, rollout of `plan.rows` rows -> state, metrics (name -> `float32[]`), to be compiled. Among them
+      is `updates`, `int32[]`: those of the policy so far.
 
     Raises:
       ValueError: needs that no step can meet.
@@ -62,7 +63,7 @@ def make_step(program: Program) -> Step:
     def step(state: TrainState, rollout: Rollout) -> tuple[TrainState, dict[str, Array]]:
         before, ready = state, prepare(program, state, rollout)
         state, seen = improve(program, state, ready)
-        reported = {**ready.metrics, **seen}
+        reported = {**ready.metrics, **seen, "updates": state.update}
         if "after" in program.method.needs:
             moved = score_all(program, networks_of(state), rollout, frozenset())
             reported["kl_old_after"] = measures.kl_after(moved, ready.batch, ready.fixed)

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from experiments.compare import METHODS, TASK, comparison
+from experiments.compare import TASK, comparison
 from experiments.studies import all_methods as study
 from experiments.studies.training import experiment_of
 from gpg_jax.algorithms import ALGORITHMS
@@ -19,7 +19,7 @@ def lines(rewards, **metrics):
 
 def test_all_methods_of_the_library_and_a3c_share_task_and_budget():
     config = comparison(["all"], TASK)
-    assert list(config.arms) == [*ALGORITHMS, "a3c"] == list(METHODS)
+    assert list(config.arms) == [*ALGORITHMS, "a3c"]
     runs = {(arm, 0): experiment_of(config, arm, 0) for arm in config.arms}
     study.check_budgets(runs)
     assert {name for (name, _), run in runs.items() if run.actors.count} == {"a3c"}
@@ -34,6 +34,22 @@ def test_another_budget_is_refused():
         study.check_budgets(runs)
 
 
+def test_another_task_has_methods_and_rewards_of_its_own():
+    """A file without `METHODS` gives those of the library, by their own names."""
+    rlhf = TASK.with_name("rlhf.py")
+    for rewards in ({}, {"start": 0.1}, {"threshold": 0.9}):
+        with pytest.raises(ValueError, match="give --start and --threshold, rewards of that task"):
+            comparison(["all"], rlhf, **rewards)
+    config = comparison(["all"], rlhf, start=-1.5, threshold=2.0)
+    assert list(config.arms) == [arm.method.name for arm in config.arms.values()] == list(ALGORITHMS)
+    assert (config.start, config.threshold) == (-1.5, 2)
+    with pytest.raises(ValueError, match="--methods has 'a3c'"):
+        comparison(["a3c"], rlhf, start=-1.5, threshold=2.0)
+    figure = study.draw(config, {"rloo": [lines(np.linspace(-2, 3, 12))]})
+    low, high = figure.axes[0].get_ylim()
+    assert low < -2 and high > 3
+
+
 @pytest.mark.parametrize(
     ("names", "task", "sentence"),
     [(["grpoo"], TASK, "nearest is 'grpo'"), (["grpo"], TASK.with_name("none.py"), "there is no such file")],
@@ -46,10 +62,15 @@ def test_what_there_is_not(names, task, sentence):
 def test_the_row_and_the_verdict_of_a_method_that_learns_and_of_one_that_does_not():
     config = comparison(["grpo", "rloo"], TASK)
     rising = np.concatenate([np.full(10, 0.2), np.linspace(0.2, 1, 20), np.full(10, 1.0)])
-    found = {"grpo": [lines(rising)] * 2, "rloo": [lines(np.full(40, 0.2)), lines(rising)]}
+    drawn = dict(updates=np.arange(1, 41), new_tokens=np.full(40, 10), offered_groups=np.full(40, 16))
+    found = {"grpo": [lines(rising, **drawn)] * 2, "rloo": [lines(np.full(40, 0.2), **drawn)] * 1}
+    found["rloo"].append(lines(rising, **drawn | {"offered_groups": np.tile([16, 32], 20)}))
     learns, stays = (study.row(config, name, runs) for name, runs in found.items())
     assert learns["first"].mean == pytest.approx(0.2) and learns["last"].mean == 1
     assert learns["seeds that learn"] == "2 of 2" and learns["seconds"].mean == 20
+    assert learns["updates"].mean == 40 and learns["new tokens"].mean == 400
+    # groups of 8: 40·16 groups, and half as many again where every other iteration draws twice
+    assert learns["responses drawn"].mean == 5120 and stays["responses drawn"].mean == (5120 + 7680) / 2
     # the mean of ten consecutive rewards is at 0.9 first where iterations 22 to 31 are at hand
     means = np.convolve(rising, np.ones(10) / 10, mode="valid")
     assert learns["iterations until then"].mean == np.flatnonzero(means >= 0.9)[0] + 10

@@ -7,9 +7,10 @@ import jax
 import pytest
 
 from experiments.config import Experiment, default_config
+from experiments.measures import _rate, score
 from experiments.methods import ARGUMENTS, MethodConfig, budgets, make_method
 from experiments.reading import flatten, from_config_dict
-from experiments.schedule import derive
+from experiments.schedule import derive, table
 from experiments.setup import build
 from experiments.tasks import load_task
 from gpg_jax.algorithms import ALGORITHMS
@@ -86,6 +87,23 @@ SENTENCES = {
     "a weight in words": (dict(task__rewards={"exact": "high"}), r"exact is .high.; a weight is a number"),
     "an infinite weight": (dict(task__rewards={"exact": float("inf")}), r"task.rewards.exact is inf"),
     "date": (dict(task__date="yesterday"), r"task.date is 'yesterday'; write it as 2025-01-01"),
+    "the critic's rate": (
+        dict(critic__optimizer={"learning_rate": -1.0}),
+        r"^critic.optimizer.learning_rate is -1.0; it must be above 0",
+    ),
+    "its moments": (dict(critic__optimizer={"b2": 1.0}), r"^critic.optimizer.b2 is 1.0; it must be from 0"),
+    "a revision of nothing": (
+        dict(critic__trunk="separate", critic__revision="x"),
+        r"critic.revision would not be read: it is of critic.name",
+    ),
+    "staleness without actors": (
+        dict(actors__staleness=9, actors__bring="gradients"),
+        r"actors.bring, actors.staleness would not be read: actors.count is 0",
+    ),
+    "a reward model that scores nothing": (
+        dict(reward_model__batch=8, reward_model__normalise=False),
+        r"reward_model.normalise, reward_model.batch would not be read: task.rewards has no 'reward_model'",
+    ),
     "nothing to ask": (dict(evaluation__samples=0, evaluation__greedy=False), r"there is nothing to ask"),
 }  # fmt: skip
 
@@ -220,6 +238,42 @@ def test_a_trust_region_is_one_update_of_the_policy():
         assert (schedule.plan.updates, schedule.updates, schedule.critic_updates) == (4, updates, 20)
 
 
+def test_a_trust_region_has_no_moments_unless_it_begins_cold(tmp_path):
+    """The optimizer has a part in a cold start alone: elsewhere there is no state, and no learning rate."""
+    plain, descent = build(read(method__name="trpo")), build(read(method__name="ppo"))
+    assert not jax.tree.leaves(plain.like.optimizer) and jax.tree.leaves(descent.like.optimizer)
+    assert jax.tree.leaves(plain.like.critic.optimizer)
+    data = tmp_path / "demonstrations.jsonl"
+    data.write_text(
+        "".join(json.dumps({"prompt": f"{a}b>", "response": f"b{a}"}) + "\n" for a in "abcde" * 2)
+    )
+    cold = build(read(method__name="trpo", cold_start={"steps": 2, "data": str(data)}))
+    assert jax.tree.leaves(cold.like.optimizer)
+    assert _rate(plain, 3, 2) == _rate(cold, 3, 2) == {}
+    for setup, step in ((descent, 3), (cold, 2)):
+        assert _rate(setup, step, 2) == {"learning_rate": pytest.approx(1e-3)}
+    for setup, text in ((plain, "not read"), (cold, "of the cold start alone"), (descent, None)):
+        shown = table(setup.config, setup.schedule, 1)
+        cells = dict(zip(*(list(column.cells) for column in shown.columns), strict=True))
+        assert (text is None and "optimizer" not in cells) or cells["optimizer"].startswith(text)
+
+
+def test_the_learning_rate_is_that_of_the_updates_that_were_made():
+    """4 epochs of 2 iterations come to 8 updates; of a linear decay from 1e-3, the second has 7/8."""
+    setup = build(read(method__name="ppo", schedule__epochs=4, schedule__steps=2, optimizer__decay="linear"))
+    assert setup.schedule.updates == 8
+    assert _rate(setup, 2, 2)["learning_rate"] == pytest.approx(7 / 8 * 1e-3)
+    assert _rate(setup, 2, 0)["learning_rate"] == 0
+
+
+def test_the_best_is_of_the_methods_own_iterations():
+    """A cold start's reward is that of demonstrations; where anything is held out, its accuracy counts."""
+    metrics, own = {"reward": 0.9}, range(3, 9)
+    assert [score({}, step, metrics, own) for step in (1, 2, 3, 8)] == [None, None, 0.9, 0.9]
+    assert score({"2": {"sampled": 0.4, "greedy": 0.5}}, 2, metrics, own) == 0.4
+    assert score({"2": {"sampled": 0.4}}, 3, metrics, own) is None
+
+
 def test_the_fisher_information_is_found_in_float32():
-    with pytest.raises(ValueError, match="model.dtype is 'bfloat16', and 'trpo' multiplies by the Fisher"):
+    with pytest.raises(ValueError, match=r"model.dtype is 'bfloat16', and 'trpo' multiplies by the Fisher"):
         build(read(method__name="trpo", model__dtype="bfloat16"))

@@ -18,7 +18,9 @@ from experiments.config import Experiment, default_config
 from experiments.reading import from_config_dict
 from experiments.resuming import restored_checkpoint
 from experiments.reward_model import scorer
+from experiments.reward_model.scorer import check_identity
 from experiments.reward_model.setup import build as build_model
+from experiments.run import open_run
 from experiments.setup import build
 from experiments.train import train
 from experiments.trained import trained_config, unscored
@@ -146,6 +148,28 @@ SENTENCES = {
 def test_a_mistake_is_a_sentence(model, changes, sentence):
     with pytest.raises(ValueError, match=sentence):
         build(configure(model[0], **changes))
+
+
+def test_a_run_goes_on_with_its_own_reward_model_alone(model, finished, tmp_path):
+    """Another checkpoint or other units in the place of the one that it began with; on any mesh."""
+    with read_checkpoints(model[0] / "checkpoints") as kept:
+        other = next(known.step for known in kept.checkpoints if known.step != best_step(kept))
+    workdir, quiet = tmp_path / "w", Console(quiet=True)
+    shutil.copytree(finished[0], workdir)
+    for changes, wrong in (
+        ({"checkpoint": str(other)}, r"update \d, now \d, parameters \w{16}, now \w{16}, mean"),
+        ({"normalise": False}, r"\(normalise True, now False\)"),
+    ):
+        setup = build(configure(model[0], **{f"reward_model__{key}": to for key, to in changes.items()}))
+        with pytest.raises(ValueError, match=f"scored by another reward model .*{wrong}"):
+            open_run(setup, workdir, quiet)
+    with pytest.raises(ValueError, match=r"parameters \w{16}, now None"):
+        check_identity(None, setup.scorer().identity)
+    check_identity(None, None)
+    checkpoints, start = open_run(build(configure(model[0], mesh=(4, 2, 1))), workdir, quiet)
+    checkpoints.close()
+    output.close_output(start.output)
+    assert start.step == STEPS
 
 
 def test_a_model_that_is_gone_is_not_missed_where_nothing_is_scored(tmp_path):

@@ -21,7 +21,9 @@ from experiments.config import Experiment, default_config
 from experiments.evaluation import Evaluator
 from experiments.first_state import first_state
 from experiments.functions import FUNCTIONS
+from experiments.methods import MethodConfig
 from experiments.reading import from_config_dict
+from experiments.reward_model.config import RewardModelConfig
 from experiments.setup import Setup, build
 from experiments.suites import report
 from experiments.suites.benchmarks import KNOWLEDGE, MATHEMATICS, SUITES, Benchmark, notes, suite
@@ -273,6 +275,17 @@ def test_a_suite_is_sampled_as_in_the_paper(model):
     assert sampled.sampling.new_tokens == 24 and sampled.tools == config.tools
     with pytest.raises(ValueError, match="a model from scratch has no chat template"):
         suite_config(Experiment(), None)
+
+
+def test_a_run_that_was_scored_or_mixed_is_asked_too(model):
+    config = configure(model)
+    task = dataclasses.replace(config.task, rewards={"reward_model": 1.0})
+    scored = dataclasses.replace(config, task=task, reward_model=RewardModelConfig(workdir="gone"))
+    assert suite_config(scored, None) == suite_config(config, None)
+    mixed = dataclasses.replace(config, method=MethodConfig(name="cpi"))
+    assert suite_config(mixed, 0).sampling.temperature == 1
+    with pytest.raises(ValueError, match=r"at temperature 0\.6, and what 'cpi' .* \(--samples=0\)"):
+        suite_config(mixed, None)
 
 
 TWO = {

@@ -243,6 +243,20 @@ SENTENCES = {
         r"response_tokens is 2050, and the model's positions were trained for 2048",
     ),
     "no file": (dict(preferences__train="none.jsonl"), "there is no file none.jsonl"),
+    "pairs of a file": (
+        dict(preferences__train="x.jsonl", preferences__pairs=7),
+        "preferences.pairs would not be read: preferences.train has the pairs",
+    ),
+    "held-out pairs of a file": (
+        dict(
+            preferences__train="x.jsonl",
+            preferences__held_out="y.jsonl",
+            preferences__held_out_pairs=7,
+            preferences__held_out_by="pairs",
+        ),
+        "preferences.held_out_pairs, preferences.held_out_by would not be read: preferences.held_out has",
+    ),
+    "logits": (dict(model__chunk=8), "model.chunk would not be read: a reward model has no logits"),
     "held out alone": (dict(preferences__held_out="x.jsonl"), "give preferences.train, a file too"),
     "a split": (dict(preferences__held_out_by="rows"), "held_out_by is 'rows'; it must be 'prompts' or"),
     "centring": (dict(preferences__centring=-1.0), "preferences.centring is -1.0; it must be at least 0"),
@@ -299,6 +313,8 @@ def test_the_configurations_of_model_and_policy_are_of_one_task():
         for kind, config in ((RewardModelExperiment, reward_model.get_config()), (Experiment, given))
     )
     assert dataclasses.replace(policy.task, rewards={}) == model.task
+    read = from_config_dict(RewardModelExperiment, reward_model.get_config("pairs.jsonl")).preferences
+    assert (read.train, read.response_tokens) == ("pairs.jsonl", 4)
     assert policy.sampling.new_tokens == model.preferences.response_tokens
     assert policy.method.name == "ppo" and policy.method.arguments["kl_placement"] == "reward"
 

@@ -88,11 +88,18 @@ def test_the_figure_has_a_band_an_arm():
 def test_arms_keep_their_order_and_the_first_is_compared_with_each_other():
     config = get_config()
     config.arms = in_order({"tags": {}, "as many": {}, "whole": {}})
-    assert compared_pairs(config) == (("tags", "as many"), ("tags", "whole"))
+    first = config.compared[0]
+    config.compared = (first,)
+    assert compared_pairs(config) == ((first, "tags", "as many"), (first, "tags", "whole"))
     config.pairs = (("whole", "tags"),)
-    assert compared_pairs(config) == (("whole", "tags"),)
+    assert compared_pairs(config) == ((first, "whole", "tags"),)
+    config.pairs = (("whole", "tags"), ("tags", "as many", "reward"))
+    assert compared_pairs(config) == ((first, "whole", "tags"), ("reward", "tags", "as many"))
     config.pairs = (("whole", "tag"),)
     with pytest.raises(ValueError, match="pairs or trend name tag; the arms are tags, as many, whole"):
+        compared_pairs(config)
+    config.pairs = (("tags", "whole", "clip"),)
+    with pytest.raises(ValueError, match="compared names clip"):
         compared_pairs(config)
     config.pairs, config.compared = (), ("clip",)
     with pytest.raises(ValueError, match="compared names clip"):
@@ -103,12 +110,12 @@ def test_differences_are_told_from_0_together():
     """1, 2, 3 have the mean 2 and s/√3 = 0.577; t_2 is 4.30 at 95% and 6.21 at 97.5%."""
     runs = {"a": [2.0, 4.0, 6.0], "b": [1.0, 2.0, 3.0], "c": [2.1, 3.9, 6.0]}
     values = {arm: [{"x": value} for value in found] for arm, found in runs.items()}
-    alone = comparisons(values, [("a", "b")], ["x"])
+    alone = comparisons(values, [("x", "a", "b")])
     assert alone == ["x: a less b is 2 ± 2.5 (not told from 0)"]
-    both = comparisons(values, [("a", "b"), ("a", "c")], ["x"])
+    both = comparisons(values, [("x", "a", "b"), ("x", "a", "c")])
     assert both == ["x: a less b is 2 ± 3.6 (not told from 0)", "x: a less c is 0 ± 0.36 (not told from 0)"]
     values["d"] = [{"x": value - 1} for value in (2.0, 4.0, 6.01)]
-    assert comparisons(values, [("a", "d")], ["x"]) == ["x: a less d is 0.997 ± 0.014 (told from 0)"]
+    assert comparisons(values, [("x", "a", "d")]) == ["x: a less d is 0.997 ± 0.014 (told from 0)"]
 
 
 def test_a_trend_is_the_rise_of_a_line_through_equal_steps():

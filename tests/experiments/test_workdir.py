@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from experiments import output, records
-from experiments.config import CheckpointConfig, Experiment, MethodConfig, ScheduleConfig
+from experiments.config import CheckpointConfig, EvaluationConfig, Experiment, MethodConfig, ScheduleConfig
 from experiments.workdir import CONFIG, LOCK, check_workdir, claim, read_workdir
 
 CONFIGURATION = Experiment()
@@ -79,7 +79,12 @@ def test_another_run_is_refused_and_nothing_is_touched(tmp_path):
     with pytest.raises(ValueError, match=sentence):
         claim(tmp_path, other)
     assert contents(tmp_path) == before
-    check_workdir(tmp_path, Experiment(mesh=(4, 2, 1), checkpoint=CheckpointConfig(every=3)))
+    check_workdir(
+        tmp_path,
+        Experiment(
+            mesh=(4, 2, 1), checkpoint=CheckpointConfig(every=3), evaluation=EvaluationConfig(batch=32)
+        ),
+    )
 
 
 @pytest.mark.parametrize("text", ["{", "[1, 2]", "\udcff"])

@@ -82,6 +82,21 @@ def test_everything_comes_back_on_another_mesh(tmp_path):
     assert found.state.params["embedding"].sharding == other.params["embedding"].sharding
 
 
+def test_what_is_not_asked_for_stays_on_the_disk(tmp_path):
+    """A leaf of the template that is `...` is not read, though its bits be damaged."""
+    state = {"read": jnp.arange(8.0), "other": {"moment": jnp.ones(100_000)}}
+    with ck.open_checkpoints(tmp_path) as kept:
+        ck.save(kept, 1, state, {}, score=None)
+    places = jax.tree.map(lambda leaf: leaf.sharding, state)
+    like = ck.template(jax.eval_shape(lambda: state), places)
+    with ck.open_checkpoints(tmp_path) as kept:
+        found = ck.restore(kept, like | {"other": {"moment": ...}}, pytest.fail).state
+        np.testing.assert_array_equal(found["read"], state["read"])
+        assert found["other"]["moment"] is ...
+        with pytest.raises(ValueError, match=r"other/moment \(float32\[100000\]\) is not in this run"):
+            ck.restore(kept, {"read": like["read"]}, pytest.fail)
+
+
 def test_what_is_donated_after_the_call_is_saved_as_it_was(tmp_path):
     state = make_state(1)
     kept = jax.tree.map(jnp.copy, state)

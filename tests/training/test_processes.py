@@ -43,7 +43,6 @@ def test_alone_nothing_is_sent(monkeypatch):
     assert processes.is_first() and processes.from_first(lambda: b"x") == b"x"
     assert processes.on_first(lambda: 3) == 3 and processes.together(lambda: 4) == 4
     assert processes.agreed(True) and not processes.agreed(False)
-    processes.barrier("here")
     with pytest.raises(KeyError):
         processes.from_first(lambda: {}["no"])
 
@@ -124,7 +123,7 @@ CODE = """
         ck.set_aside(kept, restored.damaged)
         found["left"] = [known.step for known in kept.checkpoints]
     found["calls"] = calls
-    processes.barrier("end")
+    processes.agreed(False)  # neither leaves before the other
     print(json.dumps(found), flush=True)
 """
 

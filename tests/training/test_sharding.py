@@ -11,7 +11,7 @@ from jax.sharding import PartitionSpec as Spec
 from gpg_jax.algorithms import ALGORITHMS
 from gpg_jax.decoding.sharded import decode_specs
 from gpg_jax.training.sharding import make_mesh, parameter_specs, row_shards, state_shardings
-from gpg_jax.training.state import create_state
+from gpg_jax.training.state import create_critic_state, create_state
 
 SHAPES = jax.eval_shape(small.policy().init, jax.random.key(0))
 
@@ -39,6 +39,18 @@ def test_moments_and_reference_lie_as_the_parameters():
     assert jax.tree.leaves(shardings.optimizer[0].mu) == jax.tree.leaves(shardings.params)
     assert jax.tree.leaves(shardings.reference) == jax.tree.leaves(shardings.params)
     assert shardings.update.spec == shardings.optimizer[0].count.spec == Spec()
+
+
+def test_a_critic_without_its_optimizer_is_refused():
+    method, optimizer = ALGORITHMS["ppo"](), optax.adamw(1e-3)
+
+    def create(key):
+        critic = create_critic_state({"weight": jax.numpy.zeros(4)}, optimizer)
+        return create_state(small.policy().init(key), method, optimizer, key, critic)
+
+    state = jax.eval_shape(create, jax.random.key(0))
+    with pytest.raises(ValueError, match="the state holds a critic: give critic_optimizer"):
+        state_shardings(state, optimizer, make_mesh((8, 1, 1)))
 
 
 def test_minus_one_takes_the_devices_that_are_left():
