@@ -28,7 +28,10 @@ def test_loss_and_gradient_equal_the_loops(name):
     assert np.abs(finite).max() > 1e-5
 
 
-@pytest.mark.parametrize(("name", "options", "loss"), reference.VARIANTS, ids=lambda part: str(part)[:60])
+@pytest.mark.parametrize(
+    ("name", "options", "loss"),
+    [pytest.param(*variant, id=f"{variant[0]} {variant[1]}") for variant in reference.VARIANTS],
+)
 def test_what_a_method_may_be_besides_equals_the_loops_too(name, options, loss):
     batch, scores = examples.random_batch(seed=3)
     value, gradient, _ = examples.compiled(name, **options)(batch, scores)
