@@ -7,6 +7,7 @@ import json
 import threading
 import time
 
+import bigram
 import jax
 import pytest
 from exact import bits, same
@@ -28,6 +29,7 @@ from experiments.methods import MethodConfig
 from experiments.phases import compiled_step, make_phases
 from experiments.setup import build, stream
 from experiments.tasks import load_task
+from gpg_jax.policies.transformer import transformer
 from gpg_jax.training.asynchronous import live, repeated
 from gpg_jax.training.batches import Batches, TrainingSet
 from gpg_jax.training.checkpoints import open_checkpoints, restore, save
@@ -64,10 +66,21 @@ def bring(request):
     return request.param
 
 
+def take(network, patch):
+    """The network of the experiments that are built from now on."""
+    for module in ("setup", "critics"):
+        patch.setattr(f"experiments.{module}.transformer", network)
+
+
 @pytest.fixture(scope="module")
 def team(bring):
-    """A setup that remembers two iterations, its crew, and the step: compiled once for all tests."""
-    setup = build(experiment(bring, delays=(2,)))
+    """A setup that remembers two iterations, its crew, and the step: compiled once for all tests.
+
+    The network minds its last token alone; a transformer is in the test of no delay.
+    """
+    with pytest.MonkeyPatch.context() as patch:
+        take(bigram.policy, patch)
+        setup = build(experiment(bring, delays=(2,)))
     step = compiled_step(setup)
     return setup, make_crew(setup, step, [None, None]), step
 
@@ -89,8 +102,18 @@ def optimised(bring):
     jax.config.update("jax_disable_most_optimizations", True)
 
 
-def test_no_delay_is_no_actor_bit_for_bit(bring, optimised):
+@pytest.mark.parametrize(
+    ("bring", "network"),
+    [
+        ("rollouts", transformer),
+        ("gradients", bigram.policy),
+        pytest.param("gradients", transformer, marks=pytest.mark.slow),
+    ],
+    ids=["rollouts", "gradients", "gradients of a transformer"],
+)
+def test_no_delay_is_no_actor_bit_for_bit(bring, network, optimised, monkeypatch):
     """O-39: with one actor at the learner's one device and delay 0, A3C is A2C; so is any other method."""
+    take(network, monkeypatch)
     setup = build(experiment(bring, 7, count=1, devices=7, delays=(0,), staleness=0))
     shared = dataclasses.replace(setup.config.actors, devices=0)
     setup = setup._replace(config=dataclasses.replace(setup.config, actors=shared))

@@ -3,6 +3,7 @@
 import functools
 import gc
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -14,7 +15,6 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-import small
 
 from gpg_jax.training import checkpoints as ck
 from gpg_jax.training.sharding import make_mesh, state_shardings
@@ -31,7 +31,14 @@ def method(needs: frozenset[str] = frozenset({"reference"})) -> Method:
 
 
 def make_state(seed: int = 0) -> TrainState:
-    params = small.policy().init(jax.random.key(seed))
+    """Of a few of a transformer's parameters, by their names, which say where they lie."""
+    draw = np.random.default_rng(seed)
+    sizes = {"embedding": (32, 16), "norm": (16,), "layers": {"query": (3, 16, 16)}}
+    params = jax.tree.map(
+        lambda size: jnp.asarray(draw.normal(size=size), jnp.float32),
+        sizes,
+        is_leaf=lambda size: isinstance(size, tuple),
+    )
     state = create_state(params, method(), OPTIMIZER, jax.random.key(7))
     return state.replace(update=jnp.int32(seed), rollout=jnp.int32(seed))
 
@@ -58,6 +65,14 @@ def restore(directory, wanted=None):
     said: list[str] = []
     with ck.open_checkpoints(directory) as checkpoints:
         return ck.restore(checkpoints, like() if wanted is None else wanted, said.append), said
+
+
+@pytest.fixture(scope="module")
+def three(tmp_path_factory):
+    """A folder of three checkpoints, to be copied before it is damaged."""
+    directory = tmp_path_factory.mktemp("three")
+    save_all(directory, [1, 2, 3], keep_latest=3)
+    return directory
 
 
 def assert_same(one, other):
@@ -169,9 +184,9 @@ def _break_metadata(directory):
     ],
 )
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
-def test_walks_back_over_damage_and_says_so(tmp_path, damage, step, back):
+def test_walks_back_over_damage_and_says_so(tmp_path, three, damage, step, back):
     directory = tmp_path / "checkpoints"
-    save_all(directory, [1, 2, 3], keep_latest=3)
+    shutil.copytree(three, directory)
     damage(directory)
     found, said = restore(directory)
     gc.collect()  # orbax hears of the first array that fails, and drops the errors of the others

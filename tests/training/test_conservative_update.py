@@ -36,6 +36,9 @@ from gpg_jax.types import Conservative, Rollout
 # ---------------------------------------------------------------------------------------- by hand
 
 
+MIX_IN = jax.jit(mix_in)
+
+
 def numbered(weights):
     """A mixture whose members are single numbers, and what they are."""
     values = [{"w": jnp.full(2, 10.0 * k)} for k in range(len(weights))]
@@ -50,11 +53,11 @@ NEW = {"w": jnp.full(2, 99.0)}
 
 
 def test_a_candidate_takes_a_free_place_and_stands_first():
-    mixed = mix_in(numbered([0.75, 0.25, 0, 0]), NEW, jnp.float32(0.2))
+    mixed = MIX_IN(numbered([0.75, 0.25, 0, 0]), NEW, jnp.float32(0.2))
     assert members(mixed.params) == [99, 0, 10, 30]
     np.testing.assert_allclose(mixed.params["weights"], [0.2, 0.6, 0.2, 0], rtol=1e-6)
     assert mixed.dropped == 0
-    again = mix_in(mixed.params, {"w": jnp.full(2, 77.0)}, jnp.float32(0.5))
+    again = MIX_IN(mixed.params, {"w": jnp.full(2, 77.0)}, jnp.float32(0.5))
     assert members(again.params) == [77, 99, 0, 10]
     np.testing.assert_allclose(again.params["weights"], [0.5, 0.1, 0.3, 0.1], rtol=1e-6)
     assert again.dropped == 0
@@ -69,7 +72,7 @@ def test_a_candidate_takes_a_free_place_and_stands_first():
     ],
 )
 def test_the_lightest_makes_room_and_leaves_its_weight_to_its_successor(before, after, kept):
-    mixed = mix_in(numbered(before), NEW, jnp.float32(0.2))
+    mixed = MIX_IN(numbered(before), NEW, jnp.float32(0.2))
     assert members(mixed.params) == kept
     np.testing.assert_allclose(mixed.params["weights"], after, rtol=1e-6)
     np.testing.assert_allclose(mixed.dropped, 0.8 * 0.1, rtol=1e-6)
@@ -79,7 +82,7 @@ def test_small_steps_add_up_where_there_is_no_room():
     """After n steps of α the policy that they began with has (1 − α)ⁿ, as if all had been kept."""
     params = numbered([1.0, 0, 0])
     for _ in range(40):
-        params = mix_in(params, NEW, jnp.float32(0.02)).params
+        params = MIX_IN(params, NEW, jnp.float32(0.02)).params
     oldest = [
         float(weight) for weight, own in zip(params["weights"], members(params), strict=True) if own == 0
     ]
@@ -102,18 +105,18 @@ def test_a_full_mixture_keeps_no_promise():
         return 2 * sum(float(weight * own["q"]) for weight, own in pairs)
 
     alpha = step_size(0.24, horizon_shift_cost(0.12, 2))
-    mixed = mix_in(before, {"q": jnp.float32(0.6)}, alpha)
+    mixed = MIX_IN(before, {"q": jnp.float32(0.6)}, alpha)
     np.testing.assert_allclose([alpha, mixed.dropped], [0.5, 0.2], rtol=1e-5)
     np.testing.assert_allclose(worth(mixed.params) - worth(before), -0.16, rtol=1e-5)
     assert improvement_bound(alpha, 0.24, horizon_shift_cost(0.12, 2)) > 0
     room = {"members": (*before["members"], before["members"][0]), "weights": jnp.float32([0.6, 0.4, 0])}
-    free = mix_in(room, {"q": jnp.float32(0.6)}, alpha)
+    free = MIX_IN(room, {"q": jnp.float32(0.6)}, alpha)
     assert free.dropped == 0
     np.testing.assert_allclose(worth(free.params) - worth(before), 0.5 * 0.24, rtol=1e-5)
 
 
 def test_the_whole_share_leaves_nothing_of_the_others():
-    mixed = mix_in(numbered([0.75, 0.25, 0]), NEW, jnp.float32(1.0))
+    mixed = MIX_IN(numbered([0.75, 0.25, 0]), NEW, jnp.float32(1.0))
     np.testing.assert_array_equal(mixed.params["weights"], [1, 0, 0])
     assert members(mixed.params)[0] == 99 and mixed.dropped == 0
 
@@ -128,7 +131,7 @@ def test_a_mixture_moves_by_its_share_and_by_what_was_dropped(sizes, alpha, seed
         weights = weights / weights.sum()
         tables = np.random.default_rng(seed).dirichlet(np.ones(5), len(weights) + 1).astype(np.float32)
         params = mixture_params([{"p": row} for row in tables[1:]], weights)
-        mixed = mix_in(params, {"p": tables[0]}, jnp.float32(alpha))
+        mixed = MIX_IN(params, {"p": tables[0]}, jnp.float32(alpha))
         rows = np.stack([own["p"] for own in mixed.params["members"]])
         found = np.asarray(mixed.params["weights"]) @ rows
         wanted = (1 - alpha) * weights @ tables[1:] + alpha * tables[0]
@@ -140,7 +143,7 @@ def test_a_mixture_moves_by_its_share_and_by_what_was_dropped(sizes, alpha, seed
 
 def test_without_a_share_no_bit_moves():
     params = numbered(np.float32([0.1, 0.2, 0.7]))
-    mixed = mix_in(params, {"w": jnp.full(2, jnp.nan)}, jnp.float32(0))
+    mixed = MIX_IN(params, {"w": jnp.full(2, jnp.nan)}, jnp.float32(0))
     jax.tree.map(np.testing.assert_array_equal, mixed.params, params)
     assert mixed.dropped == 0
 
@@ -361,7 +364,7 @@ def test_the_surrogate_is_linear_and_the_distance_proportional(by_horizon):
     gain, _ = exact(START, candidate)
     far = 0.5 * np.abs(candidate - before).sum(axis=1)
     for alpha in (0.1, 0.5, 1.0):
-        mixed = mixed_tables(mix_in(START, by_horizon[0].params["members"][0], jnp.float32(alpha)).params)
+        mixed = mixed_tables(MIX_IN(START, by_horizon[0].params["members"][0], jnp.float32(alpha)).params)
         np.testing.assert_allclose(exact(START, mixed)[0], alpha * gain, rtol=1e-4)
         np.testing.assert_allclose(0.5 * np.abs(mixed - before).sum(axis=1), alpha * far, rtol=1e-4)
 

@@ -1,5 +1,6 @@
 """The training step: plain sums over micro-batches and devices, the same gradient however it is cut."""
 
+import bigram
 import chex
 import jax
 import jax.numpy as jnp
@@ -7,7 +8,8 @@ import numpy as np
 import optax
 import pytest
 import small
-from jax.sharding import NamedSharding
+from jax.sharding import Mesh, NamedSharding
+from jax.sharding import PartitionSpec as Spec
 from small import plan
 
 from gpg_jax.algorithms import ALGORITHMS
@@ -28,36 +30,46 @@ RATE = 0.3
 OPTIMIZER = optax.chain(optax.clip_by_global_norm(1.0), optax.sgd(RATE))
 METHOD = ALGORITHMS["grpo"](entropy_coefficient=0.01)
 ROLLOUT = small.rollout()
+BIGRAM = bigram.policy(small.ARCHITECTURE)
+"""For the step around the network, which compiles in a third of a transformer's time."""
+PARAMS = BIGRAM.init(jax.random.key(0))
 
 
-def first_state(method, optimizer=OPTIMIZER):
-    state = create_state(jax.tree.map(jnp.copy, small.params()), method, optimizer, jax.random.key(5))
+def first_state(method, optimizer=OPTIMIZER, params=PARAMS):
+    state = create_state(jax.tree.map(jnp.array, params), method, optimizer, jax.random.key(5))
     if state.reference is None:
         return state
     # A reference that differs, so that the penalty has a gradient.
     return state.replace(reference=jax.tree.map(lambda leaf: 0.8 * leaf, state.reference))
 
 
-def run(method=METHOD, mesh=None, devices=None, rollout=ROLLOUT, **options):
-    state = first_state(method)
+def run(method=METHOD, mesh=None, devices=None, rollout=ROLLOUT, policy=BIGRAM, params=PARAMS, **options):
+    """One step, on one device, on a mesh by `jit`, or by `shard_map` or `pmap` on so many devices."""
+    state = first_state(method, params=params)
     if devices:
-        cut = plan(shards=devices, **options)
-        step = make_step(Program(small.policy(), method, OPTIMIZER, cut, axis_name="devices"))
-        mapped = jax.pmap(step, axis_name="devices", in_axes=(0, None), devices=jax.devices()[:devices])
-        state, metrics = mapped(jax.tree.map(lambda leaf: jnp.stack([leaf] * devices), state), rollout)
-        return jax.tree.map(lambda leaf: leaf[0], (state, metrics))
+        kind, count = devices
+        cut, used = plan(shards=count, **options), jax.devices()[:count]
+        step = make_step(Program(policy, method, OPTIMIZER, cut, axis_name="devices"))
+        if kind == "shard_map":
+            whole = {"in_specs": Spec(), "out_specs": Spec(), "check_vma": False}
+            return jax.jit(jax.shard_map(step, mesh=Mesh(used, "devices"), **whole))(state, rollout)
+        mapped = jax.pmap(step, axis_name="devices", in_axes=(0, None), devices=used)
+        found = mapped(jax.tree.map(lambda leaf: jnp.stack([leaf] * count), state), rollout)
+        return jax.tree.map(lambda leaf: leaf[0], found)
     if mesh is None:
-        return compile_step(make_step(Program(small.policy(), method, OPTIMIZER, plan(**options))))(
-            state, rollout
-        )
+        return compile_step(make_step(Program(policy, method, OPTIMIZER, plan(**options))))(state, rollout)
     shardings = state_shardings(state, OPTIMIZER, mesh)
     cut = plan(shards=row_shards(mesh), **options)
 
     def constrain(rows):
         return jax.lax.with_sharding_constraint(rows, NamedSharding(mesh, ROWS))
 
-    program = Program(small.policy(), method, OPTIMIZER, cut, constrain=constrain)
+    program = Program(policy, method, OPTIMIZER, cut, constrain=constrain)
     return compile_step(make_step(program), shardings)(jax.device_put(state, shardings), rollout)
+
+
+def run_transformer(**options):
+    return run(policy=small.policy(), params=small.params(), **options)
 
 
 def assert_same(one, other, atol):
@@ -72,13 +84,18 @@ def assert_same(one, other, atol):
 
 
 @pytest.fixture(scope="module")
+def transformer_whole():
+    return run_transformer()
+
+
+@pytest.fixture(scope="module")
 def whole():
     return run()
 
 
-def test_the_update_is_the_gradient_of_the_plain_loss(whole):
+def test_the_update_is_the_gradient_of_the_plain_loss(transformer_whole):
     """Against one forward of all rows, one loss, jax.grad and the clipped step by hand."""
-    state = first_state(METHOD)
+    whole, state = transformer_whole, first_state(METHOD, params=small.params())
 
     def scored(params):
         return score(
@@ -112,22 +129,34 @@ def test_the_update_is_the_gradient_of_the_plain_loss(whole):
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=2e-6), whole[0].params, expected)
 
 
+def on_devices(options):
+    """With its mesh made."""
+    return options | {"mesh": make_mesh(options["mesh"])} if "mesh" in options else options
+
+
 @pytest.mark.parametrize(
     "options",
     [
-        {"micro_batches": 2},
-        {"micro_batches": 16},
-        {"chunk": 64},
+        {"micro_batches": 16, "chunk": 64},
         {"mesh": (2, 2, 2)},
+        {"devices": ("shard_map", 4), "micro_batches": 2},
+    ],
+    ids=str,
+)
+def test_however_it_is_cut_the_update_of_a_transformer_is_the_same(transformer_whole, options):
+    assert_same(transformer_whole, run_transformer(**on_devices(options)), atol=2e-6)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
         {"mesh": (1, 8, 1), "micro_batches": 2},
-        {"devices": 4, "micro_batches": 2},
+        {"devices": ("pmap", 4), "micro_batches": 2},
     ],
     ids=str,
 )
 def test_however_it_is_cut_the_update_is_the_same(whole, options):
-    if "mesh" in options:
-        options = {**options, "mesh": make_mesh(options["mesh"])}
-    assert_same(whole, run(**options), atol=2e-6)
+    assert_same(whole, run(**on_devices(options)), atol=2e-6)
 
 
 @pytest.fixture(scope="module")
@@ -151,11 +180,13 @@ def every_aggregation():
     return method, run(method)
 
 
-@pytest.mark.parametrize("options", [{"micro_batches": 8}, {"devices": 4, "micro_batches": 2}], ids=str)
+@pytest.mark.parametrize(
+    "options", [{"micro_batches": 8}, {"devices": ("pmap", 4), "micro_batches": 2}], ids=str
+)
 def test_every_aggregation_is_the_same_however_it_is_cut(every_aggregation, options):
     """O-16: micro-batches of 4 ragged rows, and devices of 4, beside one batch of 32."""
     method, whole = every_aggregation
-    moved = jax.tree.map(lambda a, b: float(jnp.abs(a - b).max()), whole[0].params, small.params())
+    moved = jax.tree.map(lambda a, b: float(jnp.abs(a - b).max()), whole[0].params, PARAMS)
     assert max(jax.tree.leaves(moved)) > 0.02, "the update must be large beside the tolerance"
     assert_same(whole, run(method, **options), atol=3e-6)
 
@@ -167,7 +198,7 @@ def test_several_updates_are_the_same_on_a_mesh_and_under_pmap():
     assert alone[0].update == 4 and alone[0].rollout == 1
     assert alone[1]["ratio_max"] > 1.0, "later minibatches must be off-policy for this test to say anything"
     assert_same(alone, run(method, make_mesh((2, 2, 2)), **cut), atol=2e-5)
-    assert_same(alone, run(method, devices=2, micro_batches=2, **cut), atol=2e-5)
+    assert_same(alone, run(method, devices=("pmap", 2), micro_batches=2, **cut), atol=2e-5)
 
 
 def test_scoring_the_old_policy_apart_changes_nothing(whole):
@@ -230,13 +261,13 @@ def test_a_minibatch_counts_its_groups_and_trees_from_its_own_first_row():
 def test_needs_that_nothing_meets_are_refused(needs, sentence):
     method = METHOD._replace(needs=frozenset(needs))
     with pytest.raises(ValueError, match=sentence):
-        make_step(Program(small.policy(), method, OPTIMIZER, plan()))
+        make_step(Program(BIGRAM, method, OPTIMIZER, plan()))
 
 
 def test_one_trace_and_the_state_is_donated():
     chex.clear_trace_counter()
     state = jax.device_put(first_state(METHOD))
-    step = chex.assert_max_traces(n=1)(make_step(Program(small.policy(), METHOD, OPTIMIZER, plan())))
+    step = chex.assert_max_traces(n=1)(make_step(Program(BIGRAM, METHOD, OPTIMIZER, plan())))
     compiled = compile_step(step)
     before = state.params["embedding"]
     for seed in range(2):
@@ -247,11 +278,11 @@ def test_one_trace_and_the_state_is_donated():
 def test_rows_without_signal_leave_the_parameters_alone():
     """All rewards equal: advantages are 0, so nothing moves but the penalties (here none)."""
     method = ALGORITHMS["dr_grpo"](max_length=10)
-    program = Program(small.policy(), method, OPTIMIZER, plan())
+    program = Program(BIGRAM, method, OPTIMIZER, plan())
     same = ROLLOUT.replace(reward=np.ones_like(ROLLOUT.reward), outcome=np.ones_like(ROLLOUT.outcome))
     state, metrics = compile_step(make_step(program))(first_state(method), same)
     assert metrics["gradient_norm"] == 0 and metrics["signal_groups"] == 0
-    chex.assert_trees_all_equal(state.params, small.params())
+    chex.assert_trees_all_equal(state.params, PARAMS)
 
 
 @pytest.mark.parametrize(
@@ -270,6 +301,6 @@ def test_impossible_plans_are_refused(options, sentence):
 
 
 def test_a_rollout_of_another_shape_is_refused():
-    step = make_step(Program(small.policy(), METHOD, OPTIMIZER, plan()))
+    step = make_step(Program(BIGRAM, METHOD, OPTIMIZER, plan()))
     with pytest.raises(ValueError, match=r"the plan needs \(32, 16\)"):
         step(first_state(METHOD), small.rollout(prompts=4))
