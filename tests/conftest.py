@@ -1,5 +1,6 @@
 """Strict JAX for every test: eight CPU devices, no silent rank promotion."""
 
+import gc
 import os
 
 from commands import QUICK
@@ -12,5 +13,6 @@ import jax
 
 jax.config.update("jax_numpy_rank_promotion", "raise")
 jax.config.update("jax_disable_most_optimizations", True)
+gc.set_threshold(50_000, 20, 50)  # what is traced is a great many objects that live on
 hypothesis.settings.register_profile("default", deadline=None, max_examples=25, derandomize=True)
 hypothesis.settings.load_profile("default")

@@ -89,9 +89,14 @@ def ascent(method, batch, rows, state=None, at=THETA):
 
 def expected(method, state=None, *, at=THETA, make=batch_of, probability=None):
     """E[−∇loss] over groups of two, each group a minibatch of its own."""
-    p = (probabilities(THETA) if probability is None else probability)[PAIRS]
-    pushes = jax.vmap(lambda rows: ascent(method, make(rows), rows, state, at))(jnp.asarray(PAIRS))
-    return jnp.einsum("n,nsv->sv", p[:, 0] * p[:, 1], pushes)
+
+    @jax.jit  # one program, where op by op there would be hundreds
+    def mean(probability, state, at):
+        p = probability[PAIRS]
+        pushes = jax.vmap(lambda rows: ascent(method, make(rows), rows, state, at))(jnp.asarray(PAIRS))
+        return jnp.einsum("n,nsv->sv", p[:, 0] * p[:, 1], pushes)
+
+    return mean(probabilities(THETA) if probability is None else probability, state, at)
 
 
 def cosine(x, y):

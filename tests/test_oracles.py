@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import itertools
 
 import jax
@@ -121,7 +122,7 @@ def test_what_bends_the_gradient_and_by_how_much(method, weight, scaled, angle):
 
 def test_kl_in_the_reward_is_exact_and_in_the_loss_is_not():
     """In the loss a token's KL is differentiated at its own state alone: it misses where the state leads."""
-    target = jax.grad(lambda theta: expected_reward(theta) - 0.7 * sequence_kl(theta))(THETA)
+    target = jax.jit(jax.grad(lambda theta: expected_reward(theta) - 0.7 * sequence_kl(theta)))(THETA)
 
     def with_kl(**options):
         return expected(rloo(kl_coefficient=0.7, **options))
@@ -168,6 +169,7 @@ UNITS = {  # the same cuts by hand: output length -> its units
 }
 
 
+@functools.cache
 def units_surrogate(cut):
     """∇ of Σ_o π_old(o)·R(o)·Σ_T Π_{t∈T} π_θ/π_old at `NEW`, unit by unit as they were cut by hand."""
 
@@ -179,7 +181,7 @@ def units_surrogate(cut):
         ]
         return jnp.sum(probabilities(THETA) * REWARD * jnp.stack(units))
 
-    return jax.grad(surrogate)(NEW)
+    return jax.jit(jax.grad(surrogate))(NEW)
 
 
 def product_method(units):
@@ -220,13 +222,16 @@ def values():
     return jnp.asarray((begins * p * np.asarray(REWARD)).sum(1) / (begins * p).sum(1), jnp.float32)
 
 
+VALUES = values()
+
+
 def value_advantage(later: int):
     """R − V(MS_T), of the unit's first state; `later` reads the state that many actions on."""
 
     def advantage(batch, unit_ids, rewards, state):
         first = jnp.argmax(unit_ids[:, :, None] == unit_ids[:, None, :], axis=2)  # the unit's first token
         index = jnp.minimum(first + later, jnp.sum(batch.rollout.action_mask, axis=1, keepdims=True))
-        value = values()[jnp.take_along_axis(prefixes(batch.rollout.tokens), index, axis=1)]
+        value = VALUES[jnp.take_along_axis(prefixes(batch.rollout.tokens), index, axis=1)]
         return jnp.where(unit_ids >= 0, jnp.sum(rewards, 1, keepdims=True) - value, 0), None, state
 
     return advantage

@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import os
-import subprocess
-import sys
 from pathlib import Path
 
 import jax
 import numpy as np
 import pytest
-from commands import one_device
+from children import ended, start
 from tiny_chat import tiny_chat_model
 
 from configs import arpo_paper, arpo_smollm2
@@ -28,7 +26,6 @@ from gpg_jax.environments.arpo_prompt import SYSTEM_PROMPT, asked
 from gpg_jax.environments.arpo_reward import arpo_reward
 from gpg_jax.policies.smollm2 import default_cache, smollm2_folder
 
-ROOT = Path(__file__).parents[2]
 ROLES = ("system", "user")
 DATA = os.environ.get("GPG_JAX_DATA")
 
@@ -113,10 +110,8 @@ def test_a_tiny_run_of_the_papers_setting(model, tmp_path):
         "--config.sampling.new_tokens=24", "--config.tools.answer_tokens=16",
         "--config.evaluation.examples=-1", "--config.output.rollouts=1",
     ]  # fmt: skip
-    command = [sys.executable, "-m", "experiments.train", *flags]
-    alone = {name: value for name, value in one_device().items() if name != "GPG_JAX_DATA"}
-    child = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, env=alone)
-    assert child.returncode == 0, child.stderr
+    code, said = ended(start("train", *flags, without="GPG_JAX_DATA"))
+    assert code == 0, said
     lines = list(records.read(workdir / output.METRICS))
     assert [line["step"] for line in lines] == [1]
     assert lines[0]["reward"] == -1 and lines[0]["marker_absent"] == 1  # random weights write no format

@@ -2,8 +2,10 @@
 
 import json
 
+import bigram
 import numpy as np
 import pytest
+from devices import first_devices
 from exact import bits, same
 from rich.console import Console
 
@@ -34,6 +36,26 @@ NUMBERS = [1, 2, 3, 6, 7]
 """Two iterations on demonstrations, one of the critic alone, which is said to be enough, and the method's."""
 
 
+def tied(architecture, **options):
+    """The policy of `bigram` whose head is its embedding, so that a critic's trunk reads all parameters."""
+    policy = bigram.policy(architecture, **options)
+    scale = architecture.width**-0.5
+
+    def init(key):
+        return {name: leaf for name, leaf in policy.init(key).items() if name != "head"}
+
+    return policy._replace(init=init, unembed=lambda params, states: scale * states @ params["embedding"].T)
+
+
+@pytest.fixture(autouse=True, scope="module")
+def quick():
+    """Two devices, and networks in which nothing but their parameters is of interest here."""
+    with first_devices(2), pytest.MonkeyPatch.context() as patch:
+        patch.setattr("experiments.setup.transformer", tied)
+        patch.setattr("experiments.critics.transformer", tied)
+        yield
+
+
 def experiment(data=None, **sections) -> Experiment:
     critic = CriticConfig(
         trunk="separate",
@@ -47,7 +69,7 @@ def experiment(data=None, **sections) -> Experiment:
         **sections,
     }
     return Experiment(
-        mesh=(8, 1, 1),
+        mesh=(2, 1, 1),
         model=ModelConfig(width=16, layers=1, heads=2, kv_heads=2, head_dim=8, mlp_width=16),
         task=TaskConfig(name="reversal", verifier="places_right", prompt_tokens=3),
         sampling=SamplingConfig(new_tokens=3),

@@ -6,13 +6,11 @@ import dataclasses
 import functools
 import json
 import re
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
-from commands import one_device
+from children import ended, start
 from rich.console import Console
 from tiny_chat import tiny_chat_model
 
@@ -35,7 +33,6 @@ from gpg_jax.decoding.rollouts import Written
 from gpg_jax.environments.arpo_prompt import asked, system_prompt
 from gpg_jax.types import STOP_EOS
 
-ROOT = Path(__file__).parents[2]
 QA = Benchmark("hotpotqa", "HotpotQA", KNOWLEDGE, "boxed_f1")
 
 
@@ -368,15 +365,14 @@ def test_the_command_line_asks_a_suite_with_tools(model, tmp_path):
         "--config.sampling.new_tokens=12", "--config.tools.names=('python',)", "--suite=arpo",
         f"--data={tmp_path}", f"--out={tmp_path / 'o.jsonl'}", "--samples=2", "--examples=2", "--pass_at=2",
     ]  # fmt: skip
-    command = [sys.executable, "-m", "experiments.evaluate", *flags]
-    child = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, env=one_device())
-    assert child.returncode == 0, child.stderr
+    code, said = ended(start("evaluate", *flags))
+    assert code == 0, said
     rows, table = assert_rescores(tmp_path / "o.jsonl", samples=2)
     assert table["sampling"] == {
         "kind": "sampled", "samples": 2, "temperature": 0.6, "top_k": 0, "top_p": 0.95, "min_p": 0.0,
     }  # fmt: skip
     assert "<python>" in rows[0]["prompt"] and "<search>" not in rows[0]["prompt"]
-    assert "WebWalker: skipped" in child.stdout
-    assert re.search(r"AIME24 +2 +math-verify +0\.000 \[0\.000, 0\.\d{3}\]", child.stdout), child.stdout
-    assert "pass@2" in child.stdout
-    assert "average, knowledge-intensive: 0.000 over 1 benchmark\n" in child.stdout
+    assert "WebWalker: skipped" in said
+    assert re.search(r"AIME24 +2 +math-verify +0\.000 \[0\.000, 0\.\d{3}\]", said), said
+    assert "pass@2" in said
+    assert "average, knowledge-intensive: 0.000 over 1 benchmark\n" in said

@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import os
 import re
-import subprocess
-import sys
-from pathlib import Path
 
 import numpy as np
+from children import ended, start
 
 from configs.arpo_calculator import get_config
 from experiments import output, records
@@ -17,7 +14,6 @@ from experiments.reading import from_config_dict
 from experiments.tasks import load_task
 from gpg_jax.environments.calculator import calculate
 
-ROOT = Path(__file__).parents[2]
 COLD = 40
 CALL = re.compile(r"<calculator>([^<>]*)</calculator> <result>\n([^<>]*)\n</result>")
 
@@ -30,10 +26,8 @@ def test_a_policy_calls_is_answered_and_forks(tmp_path):
         "--config.schedule.minibatches=1", "--config.branching.mode=random", "--config.branching.roots=4",
         "--config.evaluation.examples=-1", f"--config.checkpoint.every={COLD}", "--config.output.rollouts=1",
     ]  # fmt: skip
-    alone = os.environ | {"XLA_FLAGS": "", "JAX_PLATFORMS": "cpu", "JAX_DISABLE_MOST_OPTIMIZATIONS": "1"}
-    command = [sys.executable, "-m", "experiments.train", *flags]
-    child = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, env=alone)
-    assert child.returncode == 0, child.stderr
+    code, said = ended(start("train", *flags))
+    assert code == 0, said
     lines = [line for line in records.read(tmp_path / "w" / output.METRICS) if line["step"] > COLD]
     assert len(lines) == 2 and all(line["tool_calls"] > 20 and "reward" in line for line in lines)
 

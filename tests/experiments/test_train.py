@@ -14,7 +14,9 @@ import jax
 import numpy as np
 import pytest
 from absl import flags
+from children import ended, start
 from commands import one_device
+from devices import first_devices
 from rich.console import Console
 
 from experiments import command_line, evaluate, output, records, replay
@@ -30,6 +32,12 @@ from gpg_jax.types import Rollout
 
 ROOT = Path(__file__).parents[2]
 STEPS = 4
+
+
+@pytest.fixture(autouse=True, scope="module")
+def two_devices():
+    with first_devices(2):
+        yield
 
 
 def configure(tmp_path: Path, **changes) -> Experiment:
@@ -176,13 +184,11 @@ def test_numbers_that_are_not_finite_stop_the_run(tmp_path, monkeypatch):
     assert [line["step"] for line in records.read(tmp_path / "w" / output.METRICS)][-1] == int(path.stem)
 
 
-def command(
-    *arguments: str, module: str = "train", program: Sequence[str] = (), cache: str = ""
-) -> subprocess.Popen:
+def command(*arguments: str, program: Sequence[str] = (), cache: str = "") -> subprocess.Popen:
     """The real command on one device; programs that were compiled before are taken from a cache."""
     compiled = {"JAX_COMPILATION_CACHE_DIR": cache, "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0"}
     return subprocess.Popen(
-        [sys.executable, *(program or ("-m", f"experiments.{module}")), *arguments],
+        [sys.executable, *(program or ("-m", "experiments.train")), *arguments],
         cwd=ROOT,
         env=one_device(PYTHONPATH=str(ROOT), **compiled if cache else {}),
         stdout=subprocess.PIPE,
@@ -238,43 +244,38 @@ def test_programs_that_are_imported_together_define_their_flags_when_they_start(
 
 
 def test_who_a_process_is_needs_a_distributed_run():
-    child = command("--config=configs/smoke.py", "--workdir=w", "--process=1")
-    said, _ = child.communicate()
-    assert child.returncode == 2
+    code, said = ended(start("train", "--config=configs/smoke.py", "--workdir=w", "--process=1"))
+    assert code == 2
     assert said == "error: --coordinator, --processes and --process need --distributed\n"
 
 
 def test_a_checkpoint_is_evaluated_on_another_mesh(finished):
-    """Trained on eight devices, asked on one: the transcripts rescore to the accuracy that is printed."""
+    """Trained on two devices, asked on one: the transcripts rescore to the accuracy that is printed."""
     _, workdir, _ = finished
     flags = [f"--workdir={workdir}", "--checkpoint=best", "--samples=4", "--pass_at=1,4", "--examples=3"]
-    child = command(*flags, module="evaluate")
-    said, _ = child.communicate()
-    assert child.returncode == 0, said
+    code, said = ended(start("evaluate", *flags))
+    assert code == 0, said
     rows = [row for row in records.read(workdir / "evaluation.jsonl") if row["kind"] == "sampled"]
     right = np.reshape([row["response"][:2] == row["answer"] for row in rows], (3, 4))
     printed = re.search(r"sampled accuracy: (\S+) \[\S+, \S+\], 3 prompts × 4", said)
     assert np.isclose(float(printed[1]), right.mean(), atol=5e-4)
     assert f"pass@1: {right.mean():.3f}" in said and f"pass@4: {right.any(1).mean():.3f}" in said
-    again = command(*flags, module="evaluate")
-    said, _ = again.communicate()
-    assert again.returncode == 2 and re.search(r"error: .*evaluation.jsonl exists", said)
+    code, said = ended(start("evaluate", *flags))
+    assert code == 2 and re.search(r"error: .*evaluation.jsonl exists", said)
 
 
 def test_what_was_learnt_becomes_a_folder_that_loads(finished, tmp_path):
     config, workdir, _ = finished
     flags = [f"--workdir={workdir}", f"--out={tmp_path / 'model'}", "--checkpoint=best"]
-    child = command(*flags, module="export")
-    said, _ = child.communicate()
-    assert child.returncode == 0, said
+    code, said = ended(start("export", *flags))
+    assert code == 0, said
     architecture, params = load_pretrained(tmp_path / "model")
     setup = build(config)
     assert architecture == setup.architecture
     learnt = trained_params(setup, workdir, "best", Console(quiet=True))
     jax.tree.map(np.testing.assert_array_equal, params, jax.device_get(learnt))
-    again = command(*flags, module="export")
-    said, _ = again.communicate()
-    assert again.returncode == 2 and "is not an empty folder; nothing is overwritten" in said
+    code, said = ended(start("export", *flags))
+    assert code == 2 and "is not an empty folder; nothing is overwritten" in said
 
 
 def untimed(path: Path) -> list[dict]:
@@ -310,17 +311,16 @@ def test_a_killed_run_ends_as_if_undisturbed(tmp_path):
     flags = smoke_on_files(tmp_path, "--config.schedule.steps=30", "--config.checkpoint.every=7")
     flags += ["--config.output.rollouts=4", "--config.evaluation.every=5"]
     whole, killed, cache = tmp_path / "whole", tmp_path / "killed", str(tmp_path / "cache")
-    undisturbed = command(*flags, f"--workdir={whole}", cache=cache)
-    assert undisturbed.communicate() and undisturbed.returncode == 0
-    child = command(*flags, f"--workdir={killed}", cache=cache)
-    while child.poll() is None and sum(1 for _ in records.read(killed / output.METRICS)) < 16:
+    code, said = ended(start("train", *flags, f"--workdir={whole}", cache=cache))
+    assert code == 0, said
+    child = start("train", *flags, f"--workdir={killed}", cache=cache)
+    while child.process.is_alive() and sum(1 for _ in records.read(killed / output.METRICS)) < 16:
         time.sleep(0.01)
-    child.send_signal(signal.SIGKILL)
-    child.communicate()
-    assert child.returncode == -signal.SIGKILL
-    again = command(*flags, f"--workdir={killed}", cache=cache)
-    said, _ = again.communicate()
-    assert again.returncode == 0 and re.search(r"resuming after iteration (7|14|21|28)", said), said
+    child.process.kill()
+    code, said = ended(child)
+    assert code == -signal.SIGKILL, said
+    code, said = ended(start("train", *flags, f"--workdir={killed}", cache=cache))
+    assert code == 0 and re.search(r"resuming after iteration (7|14|21|28)", said), said
     assert_same_run(whole, killed, 30)
 
 

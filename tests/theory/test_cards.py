@@ -38,6 +38,7 @@ POLICY, WAY, OTHER = DRAW.normal(size=(3, 2, 3, 3))
 REWARD = np.clip(DRAW.uniform(-1, 2, (2, 7)), 0, 1)
 
 
+@functools.cache
 def problem(nats=0.0, *, constant_length=False, error=0.0):
     """π_θ, and a behaviour so far away that is π_old too, with its exact critic or one off by `error`."""
     policy = jnp.asarray(POLICY)
@@ -45,10 +46,14 @@ def problem(nats=0.0, *, constant_length=False, error=0.0):
         policy = policy.at[:, :, 0].add(-1000.0)  # never ends: every response has two tokens
     behaviour = moved(EVERY, policy, jnp.asarray(WAY), nats)
     reward = jnp.asarray(REWARD)
-    critic = prefix_values(EVERY, behaviour, reward) + error * jnp.asarray(OTHER[:, :, 0])
+    critic = exact_critic(behaviour, reward) + error * jnp.asarray(OTHER[:, :, 0])
     return Problem(reward, policy, behaviour, behaviour, jnp.asarray(OTHER), critic)
 
 
+exact_critic = jax.jit(functools.partial(prefix_values, EVERY))
+
+
+@jax.jit
 def aim(asked, coefficient=0.0):
     def worth(logits):
         cost = divergence(EVERY, logits, asked.reference)
@@ -172,7 +177,9 @@ def test_kl_estimators_beside_the_regularised_gradient():
     k1, k2, k3, full = (mean(kl_estimator=name) for name in ("k1", "k2", "k3", "full"))
     np.testing.assert_allclose(k1, plain, atol=1e-12)
     there = visits(EVERY, asked.policy)
-    local = jax.grad(lambda logits: jnp.mean(jnp.sum(there * full_kl(logits, asked.reference), axis=1)))
+    local = jax.jit(
+        jax.grad(lambda logits: jnp.mean(jnp.sum(there * full_kl(logits, asked.reference), axis=1)))
+    )
     np.testing.assert_allclose(full, plain - coefficient * local(asked.policy), atol=1e-12)
     np.testing.assert_allclose(k2, full, atol=1e-12)
     for one, other in ((full, regularised), (k3, regularised), (k3, full)):

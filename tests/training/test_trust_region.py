@@ -204,24 +204,19 @@ def plan(**options):
 
 
 def run(method=METHOD, critic=None, rollout=ROLLOUT, mesh=None, devices=None, params=PARAMS, **options):
-    """One step, on one device, on a mesh by `jit`, or by `shard_map` or `pmap` on so many devices."""
+    """One step, on one device, on a mesh by `jit`, or by `shard_map` on so many devices."""
     own = None if critic is None else (critic, OPTIMIZER)
     trained = None
     if critic is not None:
         trained = create_critic_state(critic.init(jax.random.key(0), params), OPTIMIZER)
     state = create_state(jax.tree.map(jnp.copy, params), method, OPTIMIZER, jax.random.key(5), trained)
     if devices is not None:
-        kind, count = devices
         step = make_step(
-            Program(POLICY, method, OPTIMIZER, plan(shards=count, **options), own, axis_name="devices")
+            Program(POLICY, method, OPTIMIZER, plan(shards=devices, **options), own, axis_name="devices")
         )
-        used = jax.devices()[:count]
-        if kind == "pmap":
-            mapped = jax.pmap(step, axis_name="devices", in_axes=(None, None), out_axes=None, devices=used)
-        else:
-            whole = {"in_specs": Spec(), "out_specs": Spec(), "check_vma": False}
-            mapped = jax.jit(jax.shard_map(step, mesh=Mesh(used, "devices"), **whole))
-        return mapped(state, rollout)
+        whole = {"in_specs": Spec(), "out_specs": Spec(), "check_vma": False}
+        mapped = jax.shard_map(step, mesh=Mesh(jax.devices()[:devices], "devices"), **whole)
+        return jax.jit(mapped)(state, rollout)
     if mesh is None:
         return compile_step(make_step(Program(POLICY, method, OPTIMIZER, plan(**options), own)))(
             state, rollout
@@ -324,7 +319,7 @@ def test_a_direction_that_is_not_solved_is_told(explicit):
     [
         {"chunk": 64, "micro_batches": 4},
         {"mesh": (2, 2, 2), "micro_batches": 2},
-        {"devices": ("shard_map", 4), "micro_batches": 2},
+        {"devices": 4, "micro_batches": 2},
     ],
     ids=str,
 )
