@@ -64,6 +64,7 @@ def of_policy(program: Program) -> Program:
 
 
 def check_needs(program: Program) -> None:
+    """Raises a ValueError if the method needs what a step with these parts cannot give it."""
     needs = program.method.needs
     if unknown := needs - _NEEDS:
         raise ValueError(
@@ -115,6 +116,7 @@ def _check_conservative(program: Program, rule: Conservative) -> None:
 
 
 def check_shape(plan: Plan, rollout: Rollout) -> None:
+    """Raises a ValueError if the rollout has other rows or slots than the plan."""
     expected = (plan.rows, plan.layout.length)
     if rollout.tokens.shape != expected:
         raise ValueError(

@@ -19,6 +19,7 @@ def score_rows(
     reference: Params | None = None,
     old: Params | None = None,
 ) -> Scores:
+    """Scores of a micro-batch's rows, differentiable in `networks`; see `policies.score.score`."""
     plan = program.plan
     valued = "value" in needs and program.critic is not None
     return score(

@@ -86,6 +86,7 @@ def renumbered(rows: Rollout, index: Array) -> Rollout:
 
 
 def update(program: Program, state: TrainState, grads: Networks) -> tuple[TrainState, dict[str, Array]]:
+    """One optimizer's step of the policy, and of the critic by its own; norms of gradients and updates."""
     norms: dict[str, Array] = {}
     if "policy" in program.trains:
         params, moments, norms = descend(program.optimizer, grads.policy, state.optimizer, state.params)
