@@ -54,7 +54,8 @@ class Rollout:
       fork: `int32[B]`, first position that is this row's own (its prompt length for a root).
       leaf_weight: `float32[B]`, weight of the row as a sample of the policy; 1 without forks.
       stop: `int32[B]`, one of the `STOP_*` reasons.
-      version: `int32[B]`, updates that the sampling parameters had seen.
+      version: `int32[B]`, updates before the sampling parameters by the run's schedule; those that a method
+        stopped short of are counted, so that it names a moment and not a number of steps taken.
       outcome: `float32[B]`, what the verifier said, before any shaping.
       reward: `float32[B]`, the scalar reward that is earned at the last action.
     """

@@ -62,7 +62,7 @@ class Crew(NamedTuple):
       actors: at least one.
       learn: state, work -> next state, metrics; uses up the state.
       key: of all rollouts; rollout n has the key `fold_in(key, n)`.
-      updates: iteration -> optimizer updates before it.
+      updates: iteration -> updates before it by the schedule.
     """
 
     actors: Sequence[Actor]

@@ -121,7 +121,7 @@ def collect(
       collector: what to collect with.
       params: of the policy.
       key: of the rollout; batch n of prompts has the key `batch_key(key, n)`.
-      version: updates that the parameters have seen.
+      version: updates before these parameters by the schedule.
       asked: the first batch, where it was started before.
     """
     batches: list[Collected] = []

@@ -50,7 +50,7 @@ class Phase(NamedTuple):
       numbers: of its iterations, behind those of the phase before.
       collector: what rollouts are collected with.
       step: the compiled step.
-      version: number of an iteration -> optimizer updates before it.
+      version: number of an iteration -> updates before it by the schedule.
       begin: state -> state, before its first iteration; a run that is resumed there does it again, so that
         twice must be as good as once.
       over: metrics of an iteration -> whether the next phase begins behind it, whatever numbers are left;
