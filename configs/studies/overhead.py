@@ -19,7 +19,7 @@ SMALL = {"width": 576, "layers": 30, "heads": 9, "kv_heads": 3, "head_dim": 64, 
 
 
 def get_config(model: str = "tiny") -> ConfigDict:
-    """Ten rounds of GRPO, four widths and ARPO's forks by entropy, 16 rows a prompt.
+    """GRPO, four widths and ARPO's forks by entropy, 16 rows a prompt; each is the first of a round four times.
 
     Raises:
       ValueError: another model.
@@ -31,6 +31,7 @@ def get_config(model: str = "tiny") -> ConfigDict:
     config.base = search()
     config.base.schedule.group = 16
     config.iterations = 150
+    config.seeds = 24
     if model == "small":
         config.iterations = 0
         config.base.model.update(SMALL)
