@@ -19,7 +19,7 @@ SMALL = {"width": 576, "layers": 30, "heads": 9, "kv_heads": 3, "head_dim": 64, 
 
 
 def get_config(model: str = "tiny") -> ConfigDict:
-    """GRPO, four widths and ARPO's forks by entropy, 16 rows a prompt; each is the first of a round four times.
+    """GRPO, four widths and ARPO's forks by entropy, 16 rows a prompt; each is first four times.
 
     Raises:
       ValueError: another model.

@@ -1,11 +1,12 @@
 """ARPO beside GRPO from small to larger models, on the search task.
 
     python -m experiments.study --config=configs/studies/scale.py --workdir=runs/scale
+    python -m experiments.study --config=configs/studies/scale.py:medium --workdir=runs/scale_medium
     python -m experiments.study --config=configs/studies/scale.py:large --workdir=runs/scale_large
-
     python -m experiments.study --config=configs/studies/scale.py:smollm2 --workdir=runs/scale_smollm2
 
-The search task from scratch, of which the larger sizes want an accelerator; SmolLM2 learns the calculator.
+The search task from scratch: 80 thousand and 1 million parameters, 4 million ("medium"), 26 and 106 million
+("large", which want an accelerator). SmolLM2 learns the calculator.
 """
 
 from __future__ import annotations
@@ -35,18 +36,20 @@ RATES = {
 }
 """Of the cold start, and behind it."""
 
+FROM_SCRATCH = {"small": ("80 k", "1 M"), "medium": ("4 M",), "large": ("26 M", "106 M")}
+
 UNFORKED_TOKENS = {**UNFORKED, "method": TOKENS}
 """GRPO."""
 
 
 def get_config(size: str = "small") -> ConfigDict:
-    """Three seeds: sizes to 4 M parameters from scratch, those above ("large"), or SmolLM2 ("smollm2").
+    """Three seeds: sizes from scratch ("small", "medium", "large"), or SmolLM2 ("smollm2").
 
     Raises:
       ValueError: another size.
     """
-    if size not in ("small", "large", "smollm2"):
-        raise ValueError(f'the argument is "small", "large" or "smollm2", got {size!r}')
+    if size not in (*FROM_SCRATCH, "smollm2"):
+        raise ValueError(f"the argument is {', '.join(FROM_SCRATCH)} or smollm2, got {size!r}")
     config = default_study()
     config.question = "Does ARPO's lead over GRPO grow with the model?"
     config.seeds = 3
@@ -57,8 +60,8 @@ def get_config(size: str = "small") -> ConfigDict:
         config.arms = in_order({"arpo": {}, "grpo": UNFORKED_TOKENS})
         config.tail = 3
         return config
-    config.base = of_length(search(), "short" if size == "small" else "full", 120)
-    names = list(SIZES)[:3] if size == "small" else list(SIZES)[3:]
+    config.base = of_length(search(), "full" if size == "large" else "short", 120)
+    names = FROM_SCRATCH[size]
     config.arms = in_order(
         {
             f"{method}, {name}": _of_size(name) | ({} if method == "arpo" else UNFORKED_TOKENS)

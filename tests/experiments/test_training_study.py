@@ -137,12 +137,15 @@ def test_the_arms_of_the_comparison_are_charged_alike():
         assert method.objective.penalties == () and "reference" not in method.needs, arm
 
 
+LENGTHS = ("segmentation:full", "calibration:full", "signatures:full", "non_agentic:products")
+SIZES = ("scale:medium", "scale:large", "scale:smollm2")
 STUDIES = ("comparison", "segmentation", "calibration", "non_agentic", "scale", "signatures")
 
 
-@pytest.mark.parametrize("name", STUDIES)
+@pytest.mark.parametrize("name", STUDIES + LENGTHS + SIZES)
 def test_every_arm_of_every_study_is_an_experiment(name):
-    config = importlib.import_module(f"configs.studies.{name}").get_config()
+    module, *argument = name.split(":")
+    config = importlib.import_module(f"configs.studies.{module}").get_config(*argument)
     assert config.question.endswith("?") and config.seeds >= 3 and len(config.arms) >= 2
     runs = {arm: experiment_of(config, arm, 0) for arm in config.arms}
     assert all(isinstance(run, Experiment) for run in runs.values())
