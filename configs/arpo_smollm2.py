@@ -34,17 +34,17 @@ def get_config() -> ConfigDict:
     config.method.markers = TAGS
     config.method.aggregation = "token_mean"
     config.optimizer.learning_rate = 2e-5
-    config.cold_start.steps = 3
+    config.cold_start.steps = 4
     config.cold_start.batches = 2
     config.cold_start.learning_rate = 5e-5
-    config.schedule.steps = 12
+    config.schedule.steps = 8
     config.schedule.prompts = 4
     config.schedule.group = 8
     config.schedule.minibatches = 4
-    config.evaluation.every = 3
+    config.evaluation.every = 4
     config.evaluation.samples = 1
     config.evaluation.greedy = False
     config.evaluation.batch = 48
-    config.checkpoint.every = 15
+    config.checkpoint.every = 12
     config.output.rollouts = 5
     return config
