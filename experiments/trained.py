@@ -6,6 +6,7 @@ import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
 
+import jax
 from rich.console import Console
 
 from experiments.config import Experiment
@@ -48,7 +49,7 @@ def unscored(config: Experiment) -> Experiment:
 
 
 def trained_params(setup: Setup, workdir: Path, checkpoint: str, console: Console) -> Params:
-    """The parameters of a checkpoint.
+    """The parameters of a checkpoint, which are read without the larger part of it.
 
     Args:
       setup: of the run.
@@ -59,8 +60,12 @@ def trained_params(setup: Setup, workdir: Path, checkpoint: str, console: Consol
     Raises:
       ValueError: no such checkpoint, or one that is damaged.
     """
-    restored = restored_checkpoint(
-        workdir, setup.like, checkpoint, lambda text: say(console, text, "bold red")
-    )
+    # Moments, critics, references and what they were before are most of a state: they stay on the disk.
+    unread = {name: jax.tree.map(lambda _: ..., getattr(setup.like, name)) for name in _OTHERS}
+    like = dataclasses.replace(setup.like, **unread)
+    restored = restored_checkpoint(workdir, like, checkpoint, lambda text: say(console, text, "bold red"))
     say(console, f"checkpoint of iteration {restored.step}")
     return restored.state.params
+
+
+_OTHERS = ("optimizer", "critic", "reference", "past")

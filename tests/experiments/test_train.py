@@ -1,5 +1,6 @@
 """Whole runs: what they leave, how they resume, and what they refuse."""
 
+import dataclasses
 import functools
 import json
 import re
@@ -10,6 +11,7 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
+import chex
 import jax
 import numpy as np
 import pytest
@@ -276,6 +278,15 @@ def test_what_was_learnt_becomes_a_folder_that_loads(finished, tmp_path):
     jax.tree.map(np.testing.assert_array_equal, params, jax.device_get(learnt))
     code, said = ended(start("export", *flags))
     assert code == 2 and "is not an empty folder; nothing is overwritten" in said
+
+
+def test_no_moments_are_read_where_parameters_are_asked_for(finished):
+    config, workdir, _ = finished
+    setup = build(config)
+    whole = trained_params(setup, workdir, "best", Console(quiet=True))
+    wide = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct((*leaf.shape, 7), leaf.dtype), setup.like.optimizer)
+    other = setup._replace(like=dataclasses.replace(setup.like, optimizer=wide))
+    chex.assert_trees_all_equal(trained_params(other, workdir, "best", Console(quiet=True)), whole)
 
 
 def untimed(path: Path) -> list[dict]:
