@@ -2,7 +2,8 @@
 
     python -m experiments.train --config=configs/arpo_smollm2.py --workdir=runs/arpo_smollm2
 
-Two cores, no hub.
+About 14 minutes of one core, no hub. On 48 held-out questions, sampled: 0.00 as it is, 0.52 behind the 32
+demonstrations of the cold start, 0.98 behind 4 iterations of GPG with forks, 1.00 behind 8 (seed 0).
 """
 
 from __future__ import annotations
