@@ -19,12 +19,13 @@ from experiments.config import Experiment
 from experiments.output import DELIVERIES
 from experiments.phases import make_program
 from experiments.reading import flatten
-from experiments.reward_model.scorer import find_scorer
+from experiments.reward_model.scorer import check_identity, find_scorer
 from experiments.setup import Setup, make_collector, stream
 from experiments.workdir import FREE, read_workdir
 from gpg_jax.environments.toolbox import Toolbox
 from gpg_jax.training.asynchronous import Actor, Crew, Work, live, repeated
 from gpg_jax.training.batches import Batches, TrainingSet
+from gpg_jax.training.checkpoints import newest_host, read_checkpoints
 from gpg_jax.training.collect import Collector
 from gpg_jax.training.deliveries import Delivery, check_deliveries, delayed, read_delivery
 from gpg_jax.training.loop import Iteration
@@ -64,7 +65,9 @@ def told(setup: Setup) -> tuple[Delivery, ...] | None:
     """
     actors, numbers = setup.config.actors, setup.schedule.numbers[-1]
     if actors.journal is not None:
-        return recorded(Path(actors.journal), numbers, setup.config)
+        deliveries = recorded(Path(actors.journal), numbers, setup.config)
+        _check_scored_alike(setup, Path(actors.journal))
+        return deliveries
     return tuple(delayed(numbers, actors.delays, actors.count)) if actors.delays else None
 
 
@@ -171,6 +174,13 @@ def _check_same_run(folder: Path, config: Experiment) -> None:
                 f"actors.journal is {str(folder)!r}, a run whose {key} was {was.get(key)!r}, and here it is "
                 f"{now.get(key)!r}: deliveries repeat the run that they are of; give its configuration"
             )
+
+
+def _check_scored_alike(setup: Setup, folder: Path) -> None:
+    if setup.scorer is not None:
+        with read_checkpoints(folder / "checkpoints") as checkpoints:
+            kept = newest_host(checkpoints)
+        check_identity(setup.scorer, kept.get("reward_model"), f"the run in actors.journal={str(folder)!r}")
 
 
 def _actors(setup: Setup, toolboxes: Sequence[Toolbox | None]) -> list[Actor]:

@@ -24,8 +24,8 @@ def measure(setup: Setup, iteration: Iteration, before: float) -> dict[str, floa
     - `reward_failures`: rows for which a reward function raised or gave no number.
     - `generations`, `offered_groups`, `short_groups`: of dynamic sampling, see `training.collect`.
     - `calls`: calls of tools a row, and `tool_*`, what the tools did, where there are any.
-    - `staleness`, `learner_waits`: iterations that a rollout's parameters were behind, and seconds until it
-      came, where actors make them.
+    - `staleness`, `learner_waits`: iterations that a rollout's parameters were behind, and seconds in which
+      the learner had nothing to do until it came, where actors make them.
     - `learning_rate`: of the policy's last update so far, 0 before the first; left out where the optimizer
       has no part in it.
     - `new_tokens`: that the policy drew; what forked rows share was drawn once.

@@ -22,6 +22,7 @@ from gpg_jax.training.checkpoints import (
     set_aside,
 )
 from gpg_jax.training.processes import on_first
+from gpg_jax.types import Params
 
 
 def open_kept(
@@ -48,23 +49,26 @@ def open_kept(
     return checkpoints, restored
 
 
-def restored_checkpoint(workdir: Path, like: Any, checkpoint: str, report: Callable[[str], None]) -> Restored:
-    """A checkpoint of a run.
+def restored_params(workdir: Path, like: Params, checkpoint: str, report: Callable[[str], None]) -> Restored:
+    """A checkpoint of a run, of whose state the parameters alone are read: moments and all else stay on disk.
 
     Args:
       workdir: of the run.
-      like: shapes and places of its state.
+      like: shapes and places of its parameters.
       checkpoint: "latest", "best", or the number of an iteration.
       report: told of every checkpoint that is damaged, in a sentence.
+
+    Returns:
+      The checkpoint, with the parameters as its state.
 
     Raises:
       ValueError: no such checkpoint, or one that is damaged.
     """
     with read_checkpoints(workdir / "checkpoints") as checkpoints:
-        restored = restore(checkpoints, like, report, _steps(checkpoints, checkpoint))
+        restored = restore(checkpoints, {"params": like}, report, _steps(checkpoints, checkpoint), part=True)
     if restored is None:
         raise ValueError(f"the run in {workdir} has no checkpoint yet")
-    return restored
+    return restored._replace(state=restored.state["params"])
 
 
 def open_output(workdir: Path, step: int) -> out.Output:

@@ -240,7 +240,9 @@ def conclude(setup: Setup, workdir: Path, console: Console, accuracies: Accuraci
     title = f"{config.method.name} on {config.task.name}, seed {config.seed}"
     say(console, f"report: {write_report(workdir, title, setup.schedule.begins)}")
     if not accuracies:
-        rewards = [line["reward"] for line in records.read(workdir / out.METRICS) if "reward" in line]
+        shown = setup.schedule.numbers[0]  # demonstrations, which earn what they are worth
+        lines = records.read(workdir / out.METRICS)
+        rewards = [line["reward"] for line in lines if "reward" in line and line["step"] not in shown]
         ends = (sum(part) / len(part) for part in (rewards[:10], rewards[-10:]))
         say(console, "reward, mean of the first and of the last 10 iterations: {:.3f} → {:.3f}".format(*ends))
         return

@@ -6,13 +6,12 @@ import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
 
-import jax
 from rich.console import Console
 
 from experiments.config import Experiment
 from experiments.progress import say
 from experiments.reading import from_config_dict
-from experiments.resuming import restored_checkpoint
+from experiments.resuming import restored_params
 from experiments.reward_model.config import NAME as REWARD_MODEL
 from experiments.reward_model.config import RewardModelConfig
 from experiments.setup import Setup
@@ -49,7 +48,7 @@ def unscored(config: Experiment) -> Experiment:
 
 
 def trained_params(setup: Setup, workdir: Path, checkpoint: str, console: Console) -> Params:
-    """The parameters of a checkpoint, which are read without the larger part of it.
+    """The parameters of a checkpoint.
 
     Args:
       setup: of the run.
@@ -60,12 +59,8 @@ def trained_params(setup: Setup, workdir: Path, checkpoint: str, console: Consol
     Raises:
       ValueError: no such checkpoint, or one that is damaged.
     """
-    # Moments, critics, references and what they were before are most of a state: they stay on the disk.
-    unread = {name: jax.tree.map(lambda _: ..., getattr(setup.like, name)) for name in _OTHERS}
-    like = dataclasses.replace(setup.like, **unread)
-    restored = restored_checkpoint(workdir, like, checkpoint, lambda text: say(console, text, "bold red"))
+    restored = restored_params(
+        workdir, setup.like.params, checkpoint, lambda text: say(console, text, "bold red")
+    )
     say(console, f"checkpoint of iteration {restored.step}")
-    return restored.state.params
-
-
-_OTHERS = ("optimizer", "critic", "reference", "past")
+    return restored.state

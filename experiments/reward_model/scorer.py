@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import functools
 import hashlib
 from collections.abc import Callable
@@ -16,7 +15,7 @@ from jax.sharding import Mesh
 from experiments.config import Experiment
 from experiments.config_checks import check_length
 from experiments.reading import from_config_dict
-from experiments.resuming import restored_checkpoint
+from experiments.resuming import restored_params
 from experiments.reward_model.config import NAME, RewardModelConfig
 from experiments.reward_model.experiment import RewardModelExperiment
 from experiments.reward_model.setup import (
@@ -95,20 +94,23 @@ def scoring(write: Write, scorer: Callable[[], Scorer] | None) -> Write:
     return write if scorer is None else scored(write, NAME, scorer().score)
 
 
-def check_identity(scorer: Callable[[], Scorer] | None, kept: dict[str, Any] | None) -> None:
-    """Raises a ValueError if a run would go on with another reward model than it began with.
+def check_identity(
+    scorer: Callable[[], Scorer] | None, kept: dict[str, Any] | None, scored: str = "this run"
+) -> None:
+    """Raises a ValueError if a run would go on, or be repeated, with another reward model than it had.
 
     Args:
       scorer: from `find_scorer`.
       kept: the identity in the checkpoint that the run goes on from.
+      scored: which run it was.
     """
     own, kept = {} if scorer is None else scorer().identity, kept or {}
     changed = [name for name in own | kept if own.get(name) != kept.get(name)]
     if changed:
         told = ", ".join(f"{name} {kept.get(name)}, now {own.get(name)}" for name in changed)
         raise ValueError(
-            "this run was scored by another reward model than the one that reward_model.workdir has now "
-            f"({told}): put that one back, or give another --workdir"
+            f"{scored} was scored by another reward model than the one that reward_model.workdir has now "
+            f"({told}): put that one back, or begin a run of its own"
         )
 
 
@@ -116,12 +118,10 @@ def _load(
     asked: RewardModelConfig, folder: Path, trained: RewardModelExperiment, model: Model, mesh: Mesh
 ) -> Scorer:
     critic = make_reward_model(model)
-    whole = state_like(critic, optimizer_of(trained), mesh)
-    # Moments are twice as large as what is read here: they stay on the disk.
-    like = dataclasses.replace(whole, optimizer=jax.tree.map(lambda _: ..., whole.optimizer))
+    like = state_like(critic, optimizer_of(trained), mesh).params
     # The newest one is that of the last update, and no older one in its place where it is damaged.
     wanted = str(trained.schedule.steps) if asked.checkpoint == "latest" else asked.checkpoint
-    restored = restored_checkpoint(folder, like, wanted, lambda text: None)
+    restored = restored_params(folder, like, wanted, lambda text: None)
     mean, std = (restored.host["statistics"][name] for name in ("mean", "std"))
     if not std > 0:
         raise ValueError(
@@ -135,7 +135,7 @@ def _load(
         f"{std:.3f} on its training pairs, {'normalised' if asked.normalise else 'taken as they are'}"
     )
     own = {"mean": mean, "std": std} if asked.normalise else {}
-    params = restored.state.params
+    params = restored.state
     identity = {
         "update": restored.step,
         "parameters": _digest(params),

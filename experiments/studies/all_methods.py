@@ -15,7 +15,7 @@ from experiments import records
 from experiments.config import Experiment
 from experiments.methods import make_method
 from experiments.studies.findings import Cell, Findings, interval
-from experiments.studies.training import Lines, default_study, in_order, reached, train_all
+from experiments.studies.training import Lines, default_study, in_order, iterations, reached, train_all
 from experiments.studies.training import experiment_of as experiment_of_arm
 from gpg_jax.types import TrustRegion
 
@@ -55,10 +55,11 @@ def methods(config: ConfigDict, workdir: Path, console: Console) -> Findings:
     runs = {(arm, seed): experiment_of_arm(config, arm, seed) for arm in config.arms for seed in seeds}
     check_budgets(runs)
     folders = train_all(runs, workdir, config.jobs, console)
-    lines = {
-        arm: [list(records.read(folders[arm, seed] / "metrics.jsonl")) for seed in seeds]
-        for arm in config.arms
+    own = {
+        run: iterations(list(records.read(folder / "metrics.jsonl")), runs[run].cold_start.steps + 1)
+        for run, folder in folders.items()
     }
+    lines = {arm: [own[arm, seed] for seed in seeds] for arm in config.arms}
     rows = [row(config, arm, found) for arm, found in lines.items()]
     notes = [verdict(config, lines), *regions(config, lines)]
     return Findings(rows, draw(config, lines), notes)

@@ -155,7 +155,7 @@ def numbers(config: ConfigDict, lines: Lines, first: int) -> dict[str, float]:
     Raises:
       ValueError: a metric that the run does not have.
     """
-    own = _iterations(lines, first)
+    own = iterations(lines, first)
     found = {name: _last(lines, name, config.tail) for name in config.columns}
     found.update({name: count(own) for name, count in COUNTED.items()})
     return found
@@ -163,7 +163,7 @@ def numbers(config: ConfigDict, lines: Lines, first: int) -> dict[str, float]:
 
 def reached(lines: Lines, first: int, threshold: float, tail: int) -> int | None:
     """The first iteration at whose end the mean reward of the last `tail` ones is at the threshold."""
-    own = _iterations(lines, first)
+    own = iterations(lines, first)
     rewards = np.array([line["reward"] for line in own])
     if len(rewards) < tail:
         return None
@@ -242,7 +242,7 @@ def _since(lines: Lines, first: int) -> Lines:
     return [line for line in lines if line["step"] >= first]
 
 
-def _iterations(lines: Lines, first: int) -> Lines:
+def iterations(lines: Lines, first: int) -> Lines:
     """The lines of iterations from one on; evaluations have lines of their own."""
     return [line for line in _since(lines, first) if "reward" in line]
 

@@ -6,11 +6,10 @@ Each is a `ValueError` that says what would be right.
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from numbers import Integral, Real
 from typing import Any
 
-from gpg_jax.algorithms.conventions import CHARGES_OTHERS
 from gpg_jax.estimators.divergences import ESTIMATORS
 
 SAMPLED = (*(name for name in ESTIMATORS if not name.endswith("+")), "k1+", "k2+", "k3+", "abs+")
@@ -139,12 +138,13 @@ def check_values(settings: Mapping[str, Any]) -> None:
         raise ValueError(f"correction_cap must be positive and above correction_floor, got {cap} and {floor}")
 
 
-def check_combination(settings: Mapping[str, Any], given: Collection[str]) -> None:
+def check_combination(settings: Mapping[str, Any], given: Collection[str], others: Sequence[str]) -> None:
     """Raises ValueError where a setting that was given would do nothing, or not what its name says.
 
     Args:
       settings: every setting -> value.
       given: names of the settings that the caller gave.
+      others: the method's conventions under which the reward may be charged with another KL than k1.
     """
     charged, estimator = settings["kl_coefficient"] > 0, settings["kl_estimator"]
     in_loss, weighted = settings["kl_placement"] == "loss", settings["kl_importance_weighted"]
@@ -173,8 +173,9 @@ def check_combination(settings: Mapping[str, Any], given: Collection[str]) -> No
         raise ValueError(
             "the KL in the reward is taken at the sampled token: use k1, k2, k3 or abs, not full"
         )
-    if charged and not in_loss and estimator != "k1" and settings["convention"] not in CHARGES_OTHERS:
+    if charged and not in_loss and estimator != "k1" and settings["convention"] not in others:
+        systems = f", or the convention of a system that charges it, {', '.join(others)}" if others else ""
         raise ValueError(
             f"{estimator!r} in the reward has another gradient than KL(π‖π_ref), next to none near the "
-            f"reference: take k1, or the convention of a system that charges it, {', '.join(CHARGES_OTHERS)}"
+            f"reference: take k1{systems}"
         )

@@ -61,12 +61,12 @@ KL_IN_REWARD: dict[str, dict[str, Any]] = {
 }
 """Convention -> settings where the KL is in the reward.
 
-It is log π − log π_ref (Ziegler et al. 2019, arXiv 1909.08593, eq. 2), which OpenRLHF and Tunix take
-everywhere. Nothing is differentiated in a reward: there k1 gives ∇KL(π‖π_ref), and k3 for one token
-∇KL(π‖π_ref) − ∇KL(π_ref‖π), of which near the reference next to nothing is left.
+It is log π − log π_ref (Ziegler et al. 2019, arXiv 1909.08593, eq. 2), which `CONVENTIONS` has for OpenRLHF
+and Tunix in the loss too. Nothing is differentiated in a reward: there k1 gives ∇KL(π‖π_ref), and k3 for one
+token ∇KL(π‖π_ref) − ∇KL(π_ref‖π), of which near the reference next to nothing is left.
 """
 
-CHARGES_OTHERS = ("trl", "verl", "tunix", "openrlhf")
+_CHARGE_OTHERS = ("trl", "verl", "tunix", "openrlhf")
 """Conventions of systems that charge another estimator in the reward where they are asked to."""
 
 _LOW_VARIANCE = {"kl_range": (-20.0, 20.0), "kl_cost_range": (-10.0, 10.0)}
@@ -128,6 +128,16 @@ BY_METHOD: dict[str, dict[str, dict[str, Any] | str]] = {
     "cpi": dict.fromkeys(_SYSTEMS, "none of these systems has it"),
 }
 """Method -> convention -> settings and arguments of the method, or why there is no such method."""
+
+
+def charging_others(name: str) -> tuple[str, ...]:
+    """The conventions of a method under which the KL in the reward may have another estimator than k1.
+
+    Args:
+      name: a key of `ALGORITHMS`, or any other name.
+    """
+    own = BY_METHOD.get(name, {})
+    return tuple(convention for convention in _CHARGE_OTHERS if not isinstance(own.get(convention), str))
 
 
 def method_defaults(name: str, options: dict[str, Any]) -> dict[str, Any]:

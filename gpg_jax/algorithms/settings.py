@@ -9,7 +9,7 @@ import difflib
 from typing import Any, Literal, NamedTuple
 
 from gpg_jax.algorithms.checks import check_combination, check_values
-from gpg_jax.algorithms.conventions import layered, method_defaults
+from gpg_jax.algorithms.conventions import charging_others, layered, method_defaults
 from gpg_jax.estimators.groups import EpsPlacement, Singleton, StdOver
 
 
@@ -117,7 +117,7 @@ def resolve(
         options.get("convention", "paper"), {**method, **shared, **options}, Settings._field_defaults
     )
     check_values(chosen)
-    check_combination(chosen, options)
+    check_combination(chosen, options, charging_others(name))
     return Settings(**chosen)
 
 

@@ -136,9 +136,8 @@ def live(
             for number in range(len(crew.actors)):
                 threads.submit(desk.serve, number)
             for step in numbers:
-                before = time.perf_counter()
-                delivery, work, cursor = desk.take(step)
-                told = {"staleness": float(delivery.staleness), "learner_waits": time.perf_counter() - before}
+                delivery, work, cursor, waited = desk.take(step)
+                told = {"staleness": float(delivery.staleness), "learner_waits": waited}
                 state, metrics = crew.learn(state, work)
                 desk.publish(step, state)
                 desk.judge()  # while the devices learn
@@ -234,16 +233,23 @@ class _Desk:
                 answer.set_exception(error)
                 raise
 
-    def take(self, step: int) -> tuple[Delivery, Work, dict[str, Any]]:
-        """Waits for a rollout that iteration `step` may be fed with, and the cursor behind it."""
+    def take(self, step: int) -> tuple[Delivery, Work, dict[str, Any], float]:
+        """Waits for a rollout that iteration `step` may be fed with.
+
+        Returns:
+          The delivery, the rollout, the cursor behind it, and the seconds in which there was nothing to do.
+        """
+        waited = 0.0
         while True:
             self.judge()
             with self._changed:
                 ticket = self._deliverable(step)
                 if ticket is not None:
-                    return self._deliver(step, ticket)
+                    return *self._deliver(step, ticket), waited
                 if not self._asked:
+                    before = time.perf_counter()
                     self._changed.wait()
+                    waited += time.perf_counter() - before
 
     def close(self) -> None:
         """Lets the actors go once they have finished what they are at; nothing is judged any more."""

@@ -112,6 +112,24 @@ def best_step(checkpoints: Checkpoints) -> int:
     return max(scored)[1]
 
 
+def newest_host(checkpoints: Checkpoints) -> dict[str, Any]:
+    """What was saved beside the newest state, which is not read.
+
+    Args:
+      checkpoints: from `open_checkpoints` or `read_checkpoints`.
+
+    Raises:
+      ValueError: no checkpoint, or a newest one of which this cannot be read.
+    """
+    there = _steps(checkpoints)
+    if not there:
+        raise ValueError(f"there is no checkpoint in {checkpoints.directory}")
+    try:
+        return _read_record(checkpoints, max(there))["host"]
+    except _DamagedError as error:
+        raise ValueError(f"checkpoint {max(there)} in {checkpoints.directory} is damaged: {error}") from error
+
+
 def save(
     checkpoints: Checkpoints, step: int, state: Any, host: Mapping[str, Any], *, score: float | None
 ) -> ocp.AsyncResponse[bool]:
@@ -148,7 +166,11 @@ def save(
 
 
 def restore(
-    checkpoints: Checkpoints, like: Any, report: Callable[[str], None], steps: Sequence[int] | None = None
+    checkpoints: Checkpoints,
+    like: Any,
+    report: Callable[[str], None],
+    steps: Sequence[int] | None = None,
+    part: bool = False,
 ) -> Restored | None:
     """The newest checkpoint that is sound.
 
@@ -157,10 +179,10 @@ def restore(
 
     Args:
       checkpoints: from `open_checkpoints`.
-      like: a template of the state, see `template`; the result lies on its mesh. A leaf that is `...` is not
-        read.
+      like: a template of the state, see `template`; the result lies on its mesh.
       report: told of every checkpoint that is damaged, in a sentence.
       steps: those to consider; all of them for None.
+      part: `like` is a dictionary of some of the state's fields, and they alone are read.
 
     Returns:
       The checkpoint, or None where there is none at all.
@@ -175,7 +197,7 @@ def restore(
         raise ValueError(f"there is no checkpoint {unknown[0]} in {checkpoints.directory}; there are {there}")
     for step in sorted(there if steps is None else steps, reverse=True):
         try:
-            return Restored(step, *_load(checkpoints, step, like), damaged)
+            return Restored(step, *_load(checkpoints, step, like, part), damaged)
         except _DamagedError as error:
             damaged[step] = str(error)
             report(f"checkpoint {step} in {checkpoints.directory} is damaged and passed over: {error}")
@@ -232,12 +254,13 @@ def _steps(checkpoints: Checkpoints) -> list[int]:
     )
 
 
-def _load(checkpoints: Checkpoints, step: int, like: Any) -> tuple[Any, dict[str, Any]]:
+def _load(checkpoints: Checkpoints, step: int, like: Any, part: bool) -> tuple[Any, dict[str, Any]]:
     record = _read_record(checkpoints, step)
-    unread = {name for name, leaf in _named(like).items() if leaf is ...}
-    saved = {name: what for name, what in record["arrays"].items() if name not in unread}
+    saved = record["arrays"]
+    if part:
+        saved = {name: what for name, what in saved.items() if name.split("/")[0] in like}
     _check_fit(saved, _describe(like), f"checkpoint {step} in {checkpoints.directory}")
-    state = _read_arrays(checkpoints, step, like)
+    state = _read_arrays(checkpoints, step, like, part)
     found, wanted = _digests(state), record["digests"]
     wrong = [name for name in found if found[name] != wanted[name]]
     if wrong:
@@ -245,12 +268,12 @@ def _load(checkpoints: Checkpoints, step: int, like: Any) -> tuple[Any, dict[str
     return state, record["host"]
 
 
-def _read_arrays(checkpoints: Checkpoints, step: int, like: Any) -> Any:
+def _read_arrays(checkpoints: Checkpoints, step: int, like: Any, part: bool) -> Any:
     """The arrays; damaged where any process finds them so."""
 
     def read() -> tuple[Any, str]:
         try:
-            return _read_own(Path(checkpoints.directory) / str(step), like), ""
+            return _read_own(Path(checkpoints.directory) / str(step), like, part), ""
         except Exception as error:
             return None, f"its arrays cannot be read ({_damage(error)})"
 
@@ -260,10 +283,11 @@ def _read_arrays(checkpoints: Checkpoints, step: int, like: Any) -> Any:
     return state
 
 
-def _read_own(path: Path, like: Any) -> Any:
+def _read_own(path: Path, like: Any, part: bool) -> Any:
     """This process's part, waiting for no other: of two at a barrier, one may have failed."""
     own, alone = jax.process_index(), ocp.Context()
     alone.multiprocessing.primary_host, alone.multiprocessing.active_processes = own, {own}
+    alone.pytree.loading.partial_load = part
     with alone:
         return ocp.load_checkpointables(path, {"state": like})["state"]
 
@@ -305,13 +329,8 @@ def _named(state: Any) -> dict[str, Any]:
     return {jax.tree_util.keystr(path, simple=True, separator="/"): leaf for path, leaf in leaves}
 
 
-def _read(state: Any) -> dict[str, Any]:
-    """Its leaves by name, without those that are not read."""
-    return {name: leaf for name, leaf in _named(state).items() if leaf is not ...}
-
-
 def _describe(state: Any) -> dict[str, str]:
-    return {name: f"{leaf.dtype}[{','.join(map(str, leaf.shape))}]" for name, leaf in _read(state).items()}
+    return {name: f"{leaf.dtype}[{','.join(map(str, leaf.shape))}]" for name, leaf in _named(state).items()}
 
 
 def _check_fit(saved: Mapping[str, str], wanted: Mapping[str, str], what: str) -> None:
@@ -328,5 +347,5 @@ def _check_fit(saved: Mapping[str, str], wanted: Mapping[str, str], what: str) -
 
 
 def _digests(state: Any) -> dict[str, int]:
-    named = _read(state)
+    named = _named(state)
     return dict(zip(named, np.asarray(digests(list(named.values()))).tolist(), strict=True))

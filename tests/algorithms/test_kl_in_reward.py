@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from gpg_jax.algorithms import ALGORITHMS
-from gpg_jax.algorithms.conventions import CHARGES_OTHERS, CONVENTIONS
+from gpg_jax.algorithms.conventions import CONVENTIONS, charging_others, method_defaults
 from gpg_jax.algorithms.settings import resolve
 from gpg_jax.theory.cards import Problem, gradient_moments, without_penalties
 from gpg_jax.theory.responses import divergence, list_responses
@@ -55,8 +55,20 @@ def test_another_estimator_in_the_reward_is_for_systems_that_have_it(convention)
     asked = {"convention": convention, **CHARGED}
     assert resolve(asked).kl_estimator == "k1"
     for estimator in ("k2", "k3", "abs", "k3+"):
-        if convention in CHARGES_OTHERS:
+        if convention in ("trl", "verl", "tunix", "openrlhf"):
             assert resolve(asked | {"kl_estimator": estimator}).kl_estimator == estimator
         else:
             with pytest.raises(ValueError, match="in the reward has another gradient"):
                 resolve(asked | {"kl_estimator": estimator})
+
+
+@pytest.mark.parametrize("name", ALGORITHMS)
+def test_a_convention_that_is_named_as_a_way_out_is_one_of_the_method(name):
+    """Where no system has the method by that name, k1 is the only one."""
+    asked, others = CHARGED | {"kl_estimator": "k3"}, charging_others(name)
+    with pytest.raises(ValueError, match="next to none near the reference: take k1") as said:
+        ALGORITHMS[name](**asked)
+    assert str(said.value).endswith(", ".join(others) or "take k1")
+    assert bool(others) == (name not in ("a2c", "cpi", "ppo", "trpo", "vapo"))
+    for convention in others:
+        assert isinstance(method_defaults(name, {"convention": convention}), dict)

@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 
+from experiments import records
 from experiments.compare import TASK, comparison
 from experiments.studies import all_methods as study
 from experiments.studies.training import experiment_of
@@ -77,6 +78,20 @@ def test_the_row_and_the_verdict_of_a_method_that_learns_and_of_one_that_does_no
     assert stays["seeds that learn"] == "1 of 2" and stays["last"].mean == pytest.approx(0.6)
     told = study.verdict(config, found)
     assert told == "1 of 2 methods begin at 0.3 or below and end at 0.9 or above; not rloo"
+
+
+def test_what_demonstrations_earn_is_no_methods_reward(tmp_path, monkeypatch):
+    """Nor are they responses that were drawn."""
+    config = comparison(["grpo"], TASK)
+    config.seeds, config.tail = 1, 2
+    config.arms["grpo"]["cold_start"]["steps"] = 3
+    own = {"updates": range(1, 8), "new_tokens": np.full(7, 10), "offered_groups": np.full(7, 4)}
+    own = {name: np.asarray(values) for name, values in own.items()}
+    records.append(tmp_path / "metrics.jsonl", lines([1, 1, 1, 0.2, 0.2, 0.6, 0.6], **own))
+    monkeypatch.setattr(study, "train_all", lambda runs, *given: dict.fromkeys(runs, tmp_path))
+    (found,) = study.methods(config, tmp_path, None).rows
+    assert found["first"].mean == pytest.approx(0.2) and found["last"].mean == pytest.approx(0.6)
+    assert found["responses drawn"].mean == 4 * 4 * 8
 
 
 def test_a_trust_region_is_told_beside_its_radius():

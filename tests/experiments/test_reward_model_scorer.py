@@ -14,9 +14,10 @@ import tiny_reward_model as tiny
 from rich.console import Console
 
 from experiments import output, records
+from experiments.actors import told
 from experiments.config import Experiment, default_config
 from experiments.reading import from_config_dict
-from experiments.resuming import restored_checkpoint
+from experiments.resuming import restored_params
 from experiments.reward_model import scorer
 from experiments.reward_model.scorer import check_identity
 from experiments.reward_model.setup import build as build_model
@@ -77,9 +78,9 @@ def test_the_reward_is_the_normalised_score(model, finished):
         best = best_step(kept)
     assert f"reward model: update {best} of {model[0]}, held-out accuracy not measured" in screen
     setup = build_model(model[1])
-    restored = restored_checkpoint(model[0], setup.like, "best", pytest.fail)
+    restored = restored_params(model[0], setup.like.params, "best", pytest.fail)
     mean, std = (restored.host["statistics"][name] for name in ("mean", "std"))
-    alone = jax.jit(lambda *rows: reward(setup.program.critic, restored.state.params, *rows, Layout(3, 4, 1)))
+    alone = jax.jit(lambda *rows: reward(setup.program.critic, restored.state, *rows, Layout(3, 4, 1)))
     rows = list(records.read(workdir / output.TRANSCRIPTS))
     for step in range(1, STEPS + 1):
         rollout = output.read_rollout(workdir / "rollouts" / f"{step}.npz")
@@ -113,10 +114,10 @@ def test_a_model_that_is_not_finished_is_refused_but_by_its_number(model, tmp_pa
 
 def test_a_model_that_has_learnt_nothing_scores_nothing(model, monkeypatch):
     def restore_untrained(*arguments):
-        restored = restored_checkpoint(*arguments)
+        restored = restored_params(*arguments)
         return restored._replace(host=restored.host | {"statistics": {"mean": 0.25, "std": 0.0}})
 
-    monkeypatch.setattr(scorer, "restored_checkpoint", restore_untrained)
+    monkeypatch.setattr(scorer, "restored_params", restore_untrained)
     setup = build(configure(model[0]))
     with pytest.raises(ValueError, match=r"gives every response the reward 0\.25: it has learnt nothing"):
         setup.scorer()
@@ -148,6 +149,18 @@ SENTENCES = {
 def test_a_mistake_is_a_sentence(model, changes, sentence):
     with pytest.raises(ValueError, match=sentence):
         build(configure(model[0], **changes))
+
+
+def test_a_journal_is_repeated_with_its_own_reward_model_alone(model, finished, monkeypatch):
+    """The same words in the configuration may mean another one: it was trained again since."""
+    monkeypatch.setattr("experiments.actors.recorded", lambda *journal: ())
+    journal = dict(actors__count=1, actors__journal=str(finished[0]))
+    assert told(build(configure(model[0], **journal))) == ()
+    changed = build(configure(model[0], reward_model__normalise=False, **journal))
+    with pytest.raises(
+        ValueError, match=r"the run in actors\.journal='.*' was scored by another .*now False"
+    ):
+        told(changed)
 
 
 def test_a_run_goes_on_with_its_own_reward_model_alone(model, finished, tmp_path):

@@ -24,7 +24,7 @@ from experiments import command_line, output, records
 from experiments import train_reward_model as program
 from experiments.config import Experiment
 from experiments.reading import from_config_dict
-from experiments.resuming import restored_checkpoint
+from experiments.resuming import restored_params
 from experiments.reward_model import run as run_program
 from experiments.reward_model.data import hold_out, load_preferences, pair_key, prompt_key, words
 from experiments.reward_model.experiment import RewardModelExperiment
@@ -83,17 +83,17 @@ def test_a_checkpoint_holds_the_statistics_of_its_rewards(finished):
     """Recomputed from the restored parameters, pair by pair as the file has them."""
     config, workdir, _ = finished
     setup = build(config)
-    restored = restored_checkpoint(workdir, setup.like, "latest", pytest.fail)
+    restored = restored_params(workdir, setup.like.params, "latest", pytest.fail)
     assert restored.step == tiny.STEPS
     places = jax.tree.map(lambda leaf: leaf.sharding, setup.like)
     score = compile_pair_rewards(setup.program, setup.mesh, places.params)
     run = run_program.Run(setup, None, score, None, None, None, {})
-    rewards = rewards_of(run, restored.state.params, setup.preferences.train)
+    rewards = rewards_of(run, restored.state, setup.preferences.train)
     assert rewards.shape == (len(setup.preferences.train), 2) and rewards.std() > 0
     some = np.float64(rewards[:40])
     found = restored.host["statistics"]
     np.testing.assert_allclose([found["mean"], found["std"]], [some.mean(), some.std()], rtol=1e-5)
-    assert statistics(run, restored.state.params) == pytest.approx(found, rel=1e-5)
+    assert statistics(run, restored.state) == pytest.approx(found, rel=1e-5)
 
 
 def test_held_out_prompts_are_not_trained_on(finished):

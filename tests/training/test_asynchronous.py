@@ -263,6 +263,21 @@ def test_responses_are_judged_in_the_learners_thread(team):
     assert threads["judge"] == {threading.main_thread()} and threading.main_thread() not in threads["keep"]
 
 
+def test_a_learner_that_judges_does_not_wait(team, monkeypatch):
+    """By a clock that goes on while responses are judged, and then alone."""
+    setup, crew, _ = team
+    now, own = [0.0], crew.actors[0].collector.judge
+
+    def slow(*given):
+        now[0] += 100
+        return own(*given)
+
+    monkeypatch.setattr("gpg_jax.training.asynchronous.time.perf_counter", lambda: now[0])
+    run = live(changed(crew, judge=slow), first_state(setup), range(1, 4), Batches(training_set(setup)), 2)
+    assert [one.told["learner_waits"] for one in run] == [0, 0, 0]
+    assert now[0] >= 300
+
+
 @pytest.mark.parametrize(
     ("given", "sentence"),
     [
