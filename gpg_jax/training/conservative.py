@@ -27,6 +27,7 @@ from gpg_jax.estimators.masked import masked_max, masked_sum
 from gpg_jax.estimators.returns import state_discount
 from gpg_jax.losses.objective import penalty_coefficients, trained_units
 from gpg_jax.losses.weights import sequence_mean_token_sum
+from gpg_jax.policies.mixture import mixture_weights
 from gpg_jax.training.held_out import training_plan, training_rows
 from gpg_jax.training.program import Program, of_policy
 from gpg_jax.training.scoring import score_all
@@ -172,7 +173,7 @@ def mix_in(params: Params, candidate: Params, alpha: Array) -> Mixed:
       candidate: parameters of π′.
       alpha: α in [0, 1]; where it is 0 nothing changes.
     """
-    weights = params["weights"]
+    weights = mixture_weights(params)
     slot = jnp.argmin(weights)
     lost = weights[slot]
     slots = jnp.arange(weights.shape[0])
@@ -188,7 +189,7 @@ def mix_in(params: Params, candidate: Params, alpha: Array) -> Mixed:
 
     new = {
         "members": tuple(moved(k) for k in range(len(members))),
-        "weights": jnp.where(alpha > 0, shares / jnp.sum(shares), weights),
+        "weights": jnp.where(alpha > 0, shares / jnp.sum(shares), params["weights"]),
     }
     return Mixed(new, jnp.where(alpha > 0, (1 - alpha) * lost, 0))
 

@@ -148,6 +148,14 @@ def test_without_a_share_no_bit_moves():
     assert mixed.dropped == 0
 
 
+def test_a_candidate_has_its_share_of_weights_that_were_decayed():
+    """(1 − α)·π + α·π′ is of π's probabilities, whatever its weights add up to."""
+    whole, decayed = numbered([0.5, 0.1, 0.4]), numbered(0.9 * np.array([0.5, 0.1, 0.4]))
+    one, other = (MIX_IN(params, NEW, jnp.float32(0.2)) for params in (whole, decayed))
+    np.testing.assert_allclose(other.params["weights"], one.params["weights"], rtol=1e-6)
+    np.testing.assert_allclose(other.dropped, one.dropped, rtol=1e-6)
+
+
 def test_fresh_moments_go_on_with_the_schedule():
     optimizer = optax.chain(optax.clip_by_global_norm(1.0), optax.adamw(optax.linear_schedule(1.0, 0.0, 10)))
     state = fresh_moments(optimizer, NEW, jnp.int32(7))
