@@ -231,7 +231,8 @@ class Method(NamedTuple):
         policy's scores before the first update, and "after" where it reads `kl_old_after`, what the
         updates have moved the policy by.
       resample: whether rows that `keep` refuses are replaced by new rollouts (dynamic sampling).
-      watch: `Batch`, unit ids -> name -> `[B]`, numbers of the rows whose means are reported.
+      watch: `Batch`, unit ids -> name -> `[B]`, numbers of the rows whose means, by the rows' weights as
+        samples of the policy, are reported.
       halt: metrics of a minibatch before its update -> whether that update and those behind it on this
         rollout are left out; None never does.
       update: what is done to the policy instead of an optimizer's step each minibatch, or None.
