@@ -236,6 +236,7 @@ class Method(NamedTuple):
       halt: metrics of a minibatch before its update -> whether that update and those behind it on this
         rollout are left out; None never does.
       update: what is done to the policy instead of an optimizer's step each minibatch, or None.
+      kl_in_reward: whether `shape` charges rewards by log π, so that what a row is worth is the policy's too.
     """
 
     objective: Objective
@@ -248,3 +249,4 @@ class Method(NamedTuple):
     watch: Callable[[Batch, Array], dict[str, Array]] = lambda batch, unit_ids: {}
     halt: Callable[[dict[str, Array]], Array] | None = None
     update: TrustRegion | Conservative | None = None
+    kl_in_reward: bool = False

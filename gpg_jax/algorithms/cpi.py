@@ -33,6 +33,9 @@ def cpi(
     far as g and ε are known, and while there is a free place. From step number `capacity` on, unless a share
     was 1, the lightest member goes: the new policy is not π_α, and nothing is guaranteed (`cpi_guaranteed`).
 
+    Nor is anything where a KL is in the reward: g takes what π was charged as a reward that stays, but π_α is
+    charged by its own log π_α and earns β·E_{s~π_α}[Σ_t KL(π_α‖π)] less, which is in neither g nor c.
+
     Outcomes are compared with those of the prompt's other completions. That and the prompts held out leave g
     without bias. For advantages from a critic, whose errors are g's, take
     `trpo(whiten=False)._replace(update=Conservative(...))`: whitened ones are not in units of J.
@@ -44,7 +47,8 @@ def cpi(
       capacity: policies that are mixed at most; each is a copy of the network.
       held_out: share of a rollout's prompts, in (0, 1), on which π′ is measured and not trained.
       **options: of `settings.Settings`; the aggregation is "token_mean" unless given, and a KL in the reward
-        is a part of what is compared. "discounted" charges and discounts it token by token, without kl_order.
+        is a part of what is compared, with which nothing is guaranteed. "discounted" charges and discounts it
+        token by token, without kl_order.
 
     Returns:
       The method.

@@ -71,7 +71,7 @@ def conservative_update(
     - `cpi_gain`, `cpi_worst`: g and ε, see `gain_of`.
     - `cpi_alpha`, `cpi_alpha_star`: α as it was chosen, and where the bound is highest.
     - `cpi_guaranteed`: 1 where the new policy is π_α, or the old one, and 0 where a member had to make room:
-      of that policy the bound says nothing.
+      of that policy the bound says nothing. With a KL in the reward it is 0 always, see `algorithms.cpi`.
     - `cpi_bound`: α·g − α²·c ≤ J(π_α) − J(π), as far as g and ε are known; 0 where `cpi_guaranteed` is.
     - `mixture_members`: policies of positive weight.
     - `mixture_dropped`: weight that the member who had to make room would have had. No state's distribution
@@ -98,7 +98,7 @@ def conservative_update(
     best = _or_nothing(step_size(found.gain, cost))
     alpha = jnp.where(found.gain > 0, rule.alpha, 0) if rule.step == "fixed" else best
     mixed = mix_in(state.params, trained.params, alpha)
-    guaranteed = mixed.dropped == 0
+    guaranteed = (mixed.dropped == 0) & (not program.method.kl_in_reward)
     promised = guaranteed & (alpha > 0)
     told = {
         "cpi_gain": found.gain,
