@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 
 from experiments.critics import from_policy, ready
+from experiments.draws import check_draws
 from experiments.reward_model.scorer import scoring
 from experiments.setup import Setup, make_collector
 from gpg_jax.algorithms.supervised import supervised
@@ -38,8 +39,9 @@ def make_programs(setup: Setup) -> Programs:
     """What the steps of a run's phases are made of.
 
     Raises:
-      ValueError: needs that no step can meet.
+      ValueError: needs that no step can meet, or rollouts that are not what the method takes them for.
     """
+    check_draws(setup.config, setup.method)
     schedule, cold, value = setup.schedule, None, None
     if schedule.cold_plan is not None:
         method = supervised(state=setup.method.state)

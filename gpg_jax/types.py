@@ -231,10 +231,12 @@ class Method(NamedTuple):
         policy's scores before the first update, and "after" where it reads `kl_old_after`, what the
         updates have moved the policy by.
       resample: whether rows that `keep` refuses are replaced by new rollouts (dynamic sampling).
-      watch: `Batch`, unit ids -> name -> `[B]`, numbers of the rows whose means are reported.
+      watch: `Batch`, unit ids -> name -> `[B]`, numbers of the rows whose means, by the rows' weights as
+        samples of the policy, are reported.
       halt: metrics of a minibatch before its update -> whether that update and those behind it on this
         rollout are left out; None never does.
       update: what is done to the policy instead of an optimizer's step each minibatch, or None.
+      kl_in_reward: whether `shape` charges rewards by log π, so that what a row is worth is the policy's too.
     """
 
     objective: Objective
@@ -247,3 +249,4 @@ class Method(NamedTuple):
     watch: Callable[[Batch, Array], dict[str, Array]] = lambda batch, unit_ids: {}
     halt: Callable[[dict[str, Array]], Array] | None = None
     update: TrustRegion | Conservative | None = None
+    kl_in_reward: bool = False

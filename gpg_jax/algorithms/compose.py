@@ -107,6 +107,7 @@ def compose(
         needs=needs | _needs(settings),
         resample=resample,
         watch=watch,
+        kl_in_reward=kl_in_the_reward(settings),
     )
 
 

@@ -33,6 +33,13 @@ def cpi(
     far as g and ε are known, and while there is a free place. From step number `capacity` on, unless a share
     was 1, the lightest member goes: the new policy is not π_α, and nothing is guaranteed (`cpi_guaranteed`).
 
+    Nor is anything where a KL is in the reward: g takes what π was charged as a reward that stays, but π_α is
+    charged by its own log π_α and earns β·E_{s~π_α}[Σ_t KL(π_α‖π)] less, which is in neither g nor c.
+
+    All of it is of π's own draws, of which E_{a~π}[π′/π − 1] is 0: sampled at temperature 1 from the whole
+    vocabulary, by the parameters as they are, and where rows are forked weighted by their trees. A truncated
+    response is such a draw too.
+
     Outcomes are compared with those of the prompt's other completions. That and the prompts held out leave g
     without bias. For advantages from a critic, whose errors are g's, take
     `trpo(whiten=False)._replace(update=Conservative(...))`: whitened ones are not in units of J.
@@ -44,17 +51,23 @@ def cpi(
       capacity: policies that are mixed at most; each is a copy of the network.
       held_out: share of a rollout's prompts, in (0, 1), on which π′ is measured and not trained.
       **options: of `settings.Settings`; the aggregation is "token_mean" unless given, and a KL in the reward
-        is a part of what is compared. "discounted" charges and discounts it token by token, without kl_order.
+        is a part of what is compared, with which nothing is guaranteed. "discounted" charges and discounts it
+        token by token, without kl_order.
 
     Returns:
       The method.
 
     Raises:
-      ValueError: a setting without effect, or out of its range.
+      ValueError: a setting without effect or out of its range, or truncated responses that are left out.
     """
     checks.one_of("step", step, STEPS)
     unread = GROUP | {"dual_clip"} | ({"kl_order"} if step == "discounted" else set())
     settings = resolve(options, unread, name="cpi", aggregation="token_mean", kl_order="before")
+    if settings.drop_truncated:
+        raise ValueError(
+            "drop_truncated=True: the gain is of all of the policy's responses, not of those alone that end; "
+            "leave it out, and say with truncated_reward what the others are worth"
+        )
     checks.count("capacity", capacity)
     if capacity < 2:
         raise ValueError("capacity must be at least 2: an old policy and a new one")

@@ -63,7 +63,7 @@ def whiten(
     return scaled if shift_mean else jnp.where(mask, scaled + mean, 0)
 
 
-def explained_variance(values: Array, returns: Array, mask: Array) -> Array:
+def explained_variance(values: Array, returns: Array, mask: Array, *, weight: Array | None = None) -> Array:
     """1 − Var(G − V) / Var(G) over the tokens under the mask.
 
     1 for a critic that is right up to a constant, 0 for a constant one, negative for one that is worse.
@@ -72,13 +72,15 @@ def explained_variance(values: Array, returns: Array, mask: Array) -> Array:
       values: `[...]`, V.
       returns: `[...]`, G.
       mask: bool, same shape.
+      weight: as of `whiten`.
 
     Returns:
       Scalar; 0 where the returns do not vary and nothing is to be explained, whatever V is.
     """
+    weight = jnp.where(mask, 1.0 if weight is None else weight, 0)
     returns, values = masked_values(returns, mask), masked_values(values, mask)
-    centred = (_centred(x, mask, mask)[0] for x in (returns, returns - values))
-    total, rest = (masked_sum(jnp.square(x), mask) for x in centred)
+    centred = (_centred(x, mask, weight)[0] for x in (returns, returns - values))
+    total, rest = (masked_sum(weight * jnp.square(x), mask) for x in centred)
     return jnp.where(total > 0, 1 - rest / jnp.where(total > 0, total, 1), 0)
 
 

@@ -9,10 +9,11 @@ import jax
 import jax.numpy as jnp
 
 from gpg_jax.estimators.divergences import k1, k3
+from gpg_jax.estimators.filters import sample_weight
 from gpg_jax.estimators.masked import masked_max, masked_sum
 from gpg_jax.estimators.segments import group_max, group_min
 from gpg_jax.estimators.variance import explained_variance
-from gpg_jax.types import STOP_EOS, Array, Batch, Estimate, Objective, Scores, State
+from gpg_jax.types import STOP_EOS, Array, Batch, Estimate, Objective, Rollout, Scores, State
 
 Metric = tuple[Array, Array] | Array
 Metrics = dict[str, Metric]
@@ -110,15 +111,19 @@ def loss_metrics(
     return metrics
 
 
-def row_metrics(values: dict[str, Array]) -> Metrics:
-    """Means over rows.
+def row_metrics(values: dict[str, Array], rollout: Rollout) -> Metrics:
+    """Means over rows, each by its weight as a sample of the policy: a fork's leaves count as their tree.
 
     Args:
       values: name -> `[B]`.
+      rollout: the rows; those without actions or without weight do not enter.
+
+    Returns:
+      Metrics; see `merge` and `reduce`.
     """
-    return {
-        name: (jnp.sum(row, dtype=jnp.float32), jnp.float32(row.shape[0])) for name, row in values.items()
-    }
+    weight = sample_weight(rollout)
+    total = jnp.sum(weight, dtype=jnp.float32)
+    return {name: (masked_sum(weight * row, weight > 0), total) for name, row in values.items()}
 
 
 def rollout_metrics(batch: Batch, estimate: Estimate) -> Metrics:
@@ -157,6 +162,8 @@ def rollout_metrics(batch: Batch, estimate: Estimate) -> Metrics:
 def critic_metrics(batch: Batch, estimate: Estimate) -> dict[str, Array]:
     """How good the values are that a rollout's advantages were made with, over actions trained on.
 
+    Actions count by their row's weight as a sample of the policy, as where advantages are whitened.
+
     - `explained_variance`: 1 − Var(G − V)/Var(G), G the targets of the critic.
     - `value_mean`, `value_error`: means of V and of (V − G)².
 
@@ -170,12 +177,11 @@ def critic_metrics(batch: Batch, estimate: Estimate) -> dict[str, Array]:
     value, target = batch.old.value, estimate.value_target
     if value is None or target is None:
         return {}
-    mask = (estimate.unit_ids >= 0) & estimate.keep[:, None]
-    count = jnp.maximum(jnp.sum(mask, dtype=jnp.float32), 1)
+    mask, weight = _weighed(batch.rollout, estimate)
     return {
-        "explained_variance": explained_variance(value, target, mask),
-        "value_mean": masked_sum(value, mask) / count,
-        "value_error": masked_sum(jnp.square(value - target), mask) / count,
+        "explained_variance": explained_variance(value, target, mask, weight=weight),
+        "value_mean": _mean(value, mask, weight),
+        "value_error": _mean(jnp.square(value - target), mask, weight),
     }
 
 
@@ -196,11 +202,25 @@ def state_metrics(state: State) -> dict[str, Array]:
 def kl_after(scores: Scores, batch: Batch, estimate: Estimate) -> Array:
     """KL(π_old‖π_θ) by k3, the mean over actions trained on: how far a rollout's updates moved the policy.
 
+    Actions count by their row's weight as a sample of the policy.
+
     Args:
       scores: the new policy's, after the updates.
       batch: the whole rollout.
       estimate: of the same rows.
     """
-    mask = (estimate.unit_ids >= 0) & estimate.keep[:, None]
+    mask, weight = _weighed(batch.rollout, estimate)
     old, new = (jnp.where(mask, one.log_prob, 0) for one in (batch.old, scores))
-    return masked_sum(k3(old, new), mask) / jnp.maximum(jnp.sum(mask, dtype=jnp.float32), 1)
+    return _mean(k3(old, new), mask, weight)
+
+
+def _weighed(rollout: Rollout, estimate: Estimate) -> tuple[Array, Array]:
+    """Actions trained on `bool[B, L]`, and how much each counts `[B, L]`."""
+    mask = (estimate.unit_ids >= 0) & estimate.keep[:, None]
+    return mask, jnp.where(mask, sample_weight(rollout)[:, None], 0)
+
+
+def _mean(values: Array, mask: Array, weight: Array) -> Array:
+    """Weighted mean under the mask; 0 without weight."""
+    total = jnp.sum(weight, dtype=jnp.float32)
+    return masked_sum(weight * values, mask) / jnp.where(total > 0, total, 1)

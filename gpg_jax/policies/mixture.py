@@ -22,8 +22,8 @@ def mixture(policies: Sequence[Policy], weights: Sequence[float]) -> Policy:
     """The policy Σ_k w_k π_k, with parameters `{"members": tuple of theirs, "weights": float32[K]}`.
 
     Members are read one after the other, also those of weight 0. They all start from the same key: those of
-    one network are copies. No gradient reaches the weights: a step of descent would add up to something other
-    than 1.
+    one network are copies. No gradient reaches the weights, and each counts as its share of their sum: weight
+    decay, which takes from all of them alike, leaves the mixture as it is. See `mixture_weights`.
 
     Args:
       policies: K members of one vocabulary.
@@ -59,7 +59,7 @@ def mixture(policies: Sequence[Policy], weights: Sequence[float]) -> Policy:
                 members, params["members"], jnp.split(states, splits, axis=-1), strict=True
             )
         ]
-        return mixture_log_prob(log_probs, jax.lax.stop_gradient(params["weights"]))
+        return mixture_log_prob(log_probs, jax.lax.stop_gradient(mixture_weights(params)))
 
     def init_cache(rows: int, slots: int) -> Cache:
         return tuple(member.init_cache(rows, slots) for member in members)
@@ -79,6 +79,16 @@ def mixture_params(members: Sequence[Params], weights: Sequence[float]) -> Param
       weights: of each.
     """
     return {"members": tuple(members), "weights": np.asarray(weights, np.float32)}
+
+
+def mixture_weights(params: Params) -> Array:
+    """w_k / Σ_j w_j `float32[K]`, which add up to 1 whatever an optimizer has taken from all of them alike.
+
+    Args:
+      params: of a mixture.
+    """
+    weights = jnp.asarray(params["weights"])
+    return weights / jnp.sum(weights)
 
 
 def _check(policies: Sequence[Policy], weights: Sequence[float]) -> None:

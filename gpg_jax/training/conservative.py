@@ -27,6 +27,7 @@ from gpg_jax.estimators.masked import masked_max, masked_sum
 from gpg_jax.estimators.returns import state_discount
 from gpg_jax.losses.objective import penalty_coefficients, trained_units
 from gpg_jax.losses.weights import sequence_mean_token_sum
+from gpg_jax.policies.mixture import mixture_weights
 from gpg_jax.training.held_out import training_plan, training_rows
 from gpg_jax.training.program import Program, of_policy
 from gpg_jax.training.scoring import score_all
@@ -70,7 +71,7 @@ def conservative_update(
     - `cpi_gain`, `cpi_worst`: g and ε, see `gain_of`.
     - `cpi_alpha`, `cpi_alpha_star`: α as it was chosen, and where the bound is highest.
     - `cpi_guaranteed`: 1 where the new policy is π_α, or the old one, and 0 where a member had to make room:
-      of that policy the bound says nothing.
+      of that policy the bound says nothing. With a KL in the reward it is 0 always, see `algorithms.cpi`.
     - `cpi_bound`: α·g − α²·c ≤ J(π_α) − J(π), as far as g and ε are known; 0 where `cpi_guaranteed` is.
     - `mixture_members`: policies of positive weight.
     - `mixture_dropped`: weight that the member who had to make room would have had. No state's distribution
@@ -97,7 +98,7 @@ def conservative_update(
     best = _or_nothing(step_size(found.gain, cost))
     alpha = jnp.where(found.gain > 0, rule.alpha, 0) if rule.step == "fixed" else best
     mixed = mix_in(state.params, trained.params, alpha)
-    guaranteed = mixed.dropped == 0
+    guaranteed = (mixed.dropped == 0) & (not program.method.kl_in_reward)
     promised = guaranteed & (alpha > 0)
     told = {
         "cpi_gain": found.gain,
@@ -172,7 +173,7 @@ def mix_in(params: Params, candidate: Params, alpha: Array) -> Mixed:
       candidate: parameters of π′.
       alpha: α in [0, 1]; where it is 0 nothing changes.
     """
-    weights = params["weights"]
+    weights = mixture_weights(params)
     slot = jnp.argmin(weights)
     lost = weights[slot]
     slots = jnp.arange(weights.shape[0])
@@ -188,7 +189,7 @@ def mix_in(params: Params, candidate: Params, alpha: Array) -> Mixed:
 
     new = {
         "members": tuple(moved(k) for k in range(len(members))),
-        "weights": jnp.where(alpha > 0, shares / jnp.sum(shares), weights),
+        "weights": jnp.where(alpha > 0, shares / jnp.sum(shares), params["weights"]),
     }
     return Mixed(new, jnp.where(alpha > 0, (1 - alpha) * lost, 0))
 

@@ -88,7 +88,7 @@ def prepare(program: Program, state: TrainState, rollout: Rollout) -> Prepared:
     batch = score_frozen_policies(program, state, rollout)
     coefficients = penalty_coefficients(method.objective, state.method)
     fixed, method_state = estimate(method, batch, state.method)
-    watched = measures.row_metrics(method.watch(hide_masked(batch), fixed.unit_ids))
+    watched = measures.row_metrics(method.watch(hide_masked(batch), fixed.unit_ids), rollout)
     brought = measures.reduce({**measures.rollout_metrics(batch, fixed), **watched})
     brought |= measures.critic_metrics(batch, fixed) | measures.state_metrics(state.method)
     return Prepared(batch, fixed, method_state, coefficients, brought)

@@ -52,6 +52,7 @@ def test_only_the_critics_loss_is_the_critics():
         ("cpi", {"held_out": 1.0}, "held_out must be a finite number in"),
         ("cpi", {"step": "discounted", "discount": 0.9, "kl_order": "after"}, "does not read 'kl_order'"),
         ("cpi", {"capacity": 1}, "capacity must be at least 2"),
+        ("cpi", {"drop_truncated": True}, "drop_truncated=True: the gain is of all .* truncated_reward"),
         ("cpi", {"dual_clip": 3.0}, "does not read 'dual_clip'"),
     ],
 )

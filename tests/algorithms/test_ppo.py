@@ -9,7 +9,7 @@ import pytest
 from gpg_jax.algorithms import ALGORITHMS
 from gpg_jax.algorithms.ppo import Coefficients, ppo
 from gpg_jax.losses import objective
-from gpg_jax.losses.metrics import state_metrics
+from gpg_jax.losses.metrics import reduce, row_metrics, state_metrics
 from gpg_jax.types import STOP_LENGTH
 
 TARGET = 0.01
@@ -130,6 +130,21 @@ def test_rows_that_are_not_trained_on_are_charged_and_steer_as_well():
             found = kl_response(batch, drop_truncated=dropped, **options)
             np.testing.assert_allclose(found, gap.sum(1), rtol=1e-5)
     assert np.all(gap.sum(1)[1::2] != 0)
+
+
+@pytest.mark.parametrize(("leaves", "kl"), [(1.0, 42 / 5), (0.25, 6.0), (0.0, 2.0)])
+def test_a_trees_leaves_steer_by_their_weights(leaves, kl):
+    """Four leaves of 10 nats and a row of 2: one tree of 10 by a quarter each, and none where it was late."""
+    mask = np.tile([False, True], (5, 1))
+    rollout = examples.make_rollout(mask, np.zeros(5), np.zeros(5))
+    rollout = rollout.replace(leaf_weight=np.float32([leaves] * 4 + [1]))
+    reference = rollout.behaviour_log_prob - np.array([10, 10, 10, 10, 2])[:, None]
+    batch = examples.make_batch(rollout, reference=reference)
+    method = ppo(kl_coefficient=0.2, kl_placement="reward", kl_target=7.0)
+    watched = method.watch(objective.hide_masked(batch), method.objective.units(batch))
+    told = reduce(row_metrics(watched, rollout))
+    np.testing.assert_allclose(told["kl_response"], kl, rtol=1e-6)
+    assert (method.after(method.state, told).reference > np.float32(0.2)) == (kl > 7)
 
 
 def test_what_is_held_steers_as_it_is_charged():

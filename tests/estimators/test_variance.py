@@ -138,3 +138,12 @@ def test_explained_variance_of_numpy(seed, mask):
     chosen, whole = values[mask].astype(float), returns[mask].astype(float)
     expected = 1 - np.var(whole - chosen) / np.var(whole) if mask.sum() > 1 else 0
     np.testing.assert_allclose(found, expected, rtol=1e-3, atol=1e-4)
+
+
+@given(st.integers(0, 2**16), MASKS)
+def test_a_weight_is_how_often_a_token_is_there(seed, mask):
+    values, returns = drawn(seed, mask), drawn(seed + 1, mask, scale=2)
+    times = np.random.default_rng(seed).integers(0, 4, SHAPE)
+    often = [np.repeat(x.ravel(), times.ravel()) for x in (values, returns, mask)]
+    found = compiled_explained(values, returns, mask, weight=np.float32(times))
+    np.testing.assert_allclose(found, explained_variance(*often), rtol=1e-3, atol=1e-4)

@@ -10,6 +10,7 @@ from exact import bits, same
 
 from configs.arpo_calculator import get_config
 from experiments.config import (
+    BranchingConfig,
     EvaluationConfig,
     Experiment,
     ModelConfig,
@@ -17,12 +18,15 @@ from experiments.config import (
     SamplingConfig,
     ScheduleConfig,
     TaskConfig,
+    ToolsConfig,
 )
+from experiments.draws import check_draws
 from experiments.evaluation import evaluate, make_evaluators
 from experiments.export import members
 from experiments.first_state import first_state
-from experiments.methods import MethodConfig
-from experiments.phases import make_phases
+from experiments.learning_config import ActorsConfig
+from experiments.methods import MethodConfig, make_method
+from experiments.phases import make_phases, make_programs
 from experiments.reading import from_config_dict
 from experiments.setup import build, make_collector, stream
 from gpg_jax.policies.architecture import Architecture
@@ -114,3 +118,50 @@ def test_what_a_mixture_cannot_do_is_refused():
     cold = dataclasses.replace(from_config_dict(Experiment, get_config()), method=MethodConfig(name="cpi"))
     with pytest.raises(ValueError, match="demonstrations teach one network, not the mixture of 'cpi'"):
         build(cold)
+
+
+def forked(mode, leaf_weight, **options):
+    branching = BranchingConfig(mode=mode, leaf_weight=leaf_weight, roots=2, **options)
+    return {"branching": branching, "tools": ToolsConfig(boundaries=("a",))}
+
+
+@pytest.mark.parametrize(
+    ("changes", "sentence"),
+    [
+        (
+            {"sampling": SamplingConfig(new_tokens=2, top_p=0.5)},
+            r"sampling\.top_p 0\.5 .*, and 'cpi' measures on draws from the whole .* 0, 1\.0 and 0\.0",
+        ),
+        ({"sampling": SamplingConfig(new_tokens=2, top_k=3)}, r"sampling\.top_k is 3"),
+        ({"sampling": SamplingConfig(new_tokens=2, min_p=0.1)}, r"sampling\.min_p 0\.1"),
+        (
+            {"actors": ActorsConfig(count=2, staleness=3)},
+            r"are 3 iterations old, .* take actors\.staleness=0",
+        ),
+        ({"actors": ActorsConfig(count=1, delays=(0, 1))}, "are 1 iterations old"),
+        ({"actors": ActorsConfig(count=1, journal="w")}, "are 1 iterations old"),
+        (forked("random", "uniform"), r"as it has leaves, .* take branching\.leaf_weight='tree' or 'forest'"),
+        (forked("arpo_paper", "tree"), r"branching\.tokens 20: .* take branching\.tokens=1"),
+    ],
+)
+def test_draws_from_another_policy_are_refused(changes, sentence):
+    setup = build(configuration(**changes))
+    with pytest.raises(ValueError, match=sentence):
+        make_programs(setup)
+    plain = make_method(MethodConfig(name="rloo"), new_tokens=2)
+    check_draws(setup.config, plain)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {},
+        {"actors": ActorsConfig(count=1, staleness=0)},
+        {"actors": ActorsConfig(count=1, delays=(0,))},
+        forked("random", "tree"),
+        forked("arpo_paper", "forest", tokens=1),
+    ],
+)
+def test_draws_from_the_policy_are_not(changes):
+    config = configuration(**changes)
+    check_draws(config, make_method(config.method, new_tokens=2))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import examples
+import jax
 import jax.numpy as jnp
 import numpy as np
 
@@ -101,3 +102,55 @@ def test_merge_and_reduce():
     assert metrics.reduce(metrics.merge(one, two)) == {"mean": 2, "largest": 3}
     assert metrics.reduce(metrics.merge(one, metrics.empty(one))) == {"mean": 0.5, "largest": 3}
     assert metrics.reduce({"mean": (jnp.float32(0), jnp.float32(0))}) == {"mean": 0}
+
+
+def steering(batch, scores, estimated, method):
+    """The weighted numbers: those of the rows, those of the critic, and the KL behind the updates."""
+    watched = method.watch(objective.hide_masked(batch), estimated.unit_ids)
+    rows = metrics.reduce(metrics.row_metrics(watched, batch.rollout))
+    after = {"kl_after": metrics.kl_after(scores, batch, estimated)}
+    return {
+        name: float(value)
+        for name, value in (rows | after | metrics.critic_metrics(batch, estimated)).items()
+    }
+
+
+def test_leaves_count_as_the_row_that_they_stand_for():
+    """A row of which there are four with ¼ each says what it says once, and one of weight 0 says nothing."""
+    method = ALGORITHMS["ppo"](bound="kl", kl_coefficient=0.2, kl_target=6.0)
+    batch, scores = examples.random_batch(3)
+    estimated, _ = objective.estimate(method, batch, method.state)
+    leaves = np.array([0, 0, 0, 0, 1, 2, 3, 4, 5, 6, 7, 7])
+    late = np.arange(12)[:, None] == 11
+    many, new, fixed = jax.tree.map(lambda leaf: np.asarray(leaf)[leaves], (batch, scores, estimated))
+    many = many._replace(
+        old=many.old._replace(value=np.where(late, 50, many.old.value)),
+        reference=many.reference._replace(log_prob=np.where(late, -15, many.reference.log_prob)),
+    )
+    new = new._replace(log_prob=np.where(late, -9, new.log_prob))
+
+    def weighed(weight):
+        rollout = many.rollout.replace(leaf_weight=np.float32(weight))
+        return steering(many._replace(rollout=rollout), new, fixed, method)
+
+    wanted, counted = steering(batch, scores, estimated, method), weighed(np.ones(12))
+    found = weighed([0.25] * 4 + [1] * 7 + [0])
+    assert found.keys() == {"kl_response", "kl_after", "explained_variance", "value_mean", "value_error"}
+    for name, value in wanted.items():
+        np.testing.assert_allclose(found[name], value, rtol=1e-4, err_msg=name)
+        assert abs(counted[name] - value) > 1e-2, name
+    nothing = weighed(np.zeros(12))
+    assert set(nothing.values()) == {0}
+
+
+def test_means_over_rows_add():
+    """Of parts that weigh ¾ and 2: numerators and denominators, and not means, are added."""
+    rollout = examples.make_rollout(np.ones((4, 2), bool), np.zeros(4), np.zeros(4))
+    rollout = rollout.replace(leaf_weight=np.float32([0.25, 0.5, 1, 1]))
+    values = np.float32([8, 2, 3, 5])
+    halves = (
+        metrics.row_metrics({"x": values[part]}, jax.tree.map(lambda leaf, part=part: leaf[part], rollout))
+        for part in (slice(2), slice(2, 4))
+    )
+    assert metrics.reduce(metrics.merge(*halves)) == {"x": np.float32(11 / 2.75)}
+    assert metrics.reduce(metrics.row_metrics({"x": values}, rollout)) == {"x": np.float32(11 / 2.75)}

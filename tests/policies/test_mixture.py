@@ -6,6 +6,7 @@ import bigram
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 import small
 from jax.sharding import PartitionSpec
@@ -17,7 +18,7 @@ from gpg_jax.decoding.rollouts import Prompts, build_rollout, pad_prompts, writt
 from gpg_jax.decoding.sampling import Sampling
 from gpg_jax.decoding.sharded import compile_decode
 from gpg_jax.policies.architecture import Architecture
-from gpg_jax.policies.mixture import mixture, mixture_params
+from gpg_jax.policies.mixture import mixture, mixture_params, mixture_weights
 from gpg_jax.policies.score import score
 from gpg_jax.training.sharding import make_mesh, named, parameter_specs
 
@@ -156,6 +157,28 @@ def test_descent_leaves_the_weights_as_they_are():
         assert min(np.abs(leaf).max() for leaf in jax.tree.leaves(own)) > 0
     states = jnp.arange(8, dtype=jnp.float32)[None] / 8
     np.testing.assert_allclose(np.exp(PAIR.unembed(moved, states)).sum(), 1, rtol=1e-5)
+
+
+def test_weight_decay_leaves_a_mixture_of_the_same_shares():
+    """Ten steps of AdamW without a gradient take a tenth of the weights; of the probabilities nothing."""
+    optimizer = optax.adamw(0.1, weight_decay=0.1)
+    still, params = jax.tree.map(jnp.zeros_like, PAIRED["weights"]), jnp.asarray(PAIRED["weights"])
+    moments = optimizer.init(params)
+    for _ in range(10):
+        change, moments = optimizer.update(still, moments, params)
+        params = optax.apply_updates(params, change)
+    decayed = PAIRED | {"weights": params}
+    np.testing.assert_allclose(np.sum(params), 0.99**10, rtol=1e-5)
+    np.testing.assert_allclose(mixture_weights(decayed), PAIRED["weights"], rtol=1e-6)
+    states = jnp.arange(8, dtype=jnp.float32)[None] / 8
+    np.testing.assert_allclose(PAIR.unembed(decayed, states), PAIR.unembed(PAIRED, states), atol=1e-6)
+    np.testing.assert_allclose(np.exp(PAIR.unembed(decayed, states)).sum(), 1, rtol=1e-6)
+
+
+def test_weights_that_add_up_to_one_are_read_bit_for_bit():
+    for weights in ((0.7, 0.3), (1.0, 0.0, 0.0), (0.5, 0.25, 0.125, 0.125)):
+        params = mixture_params([None] * len(weights), weights)
+        np.testing.assert_array_equal(mixture_weights(params), params["weights"])
 
 
 def test_members_of_one_network_begin_as_copies():

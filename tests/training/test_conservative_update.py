@@ -148,6 +148,14 @@ def test_without_a_share_no_bit_moves():
     assert mixed.dropped == 0
 
 
+def test_a_candidate_has_its_share_of_weights_that_were_decayed():
+    """(1 − α)·π + α·π′ is of π's probabilities, whatever its weights add up to."""
+    whole, decayed = numbered([0.5, 0.1, 0.4]), numbered(0.9 * np.array([0.5, 0.1, 0.4]))
+    one, other = (MIX_IN(params, NEW, jnp.float32(0.2)) for params in (whole, decayed))
+    np.testing.assert_allclose(other.params["weights"], one.params["weights"], rtol=1e-6)
+    np.testing.assert_allclose(other.dropped, one.dropped, rtol=1e-6)
+
+
 def test_fresh_moments_go_on_with_the_schedule():
     optimizer = optax.chain(optax.clip_by_global_norm(1.0), optax.adamw(optax.linear_schedule(1.0, 0.0, 10)))
     state = fresh_moments(optimizer, NEW, jnp.int32(7))
@@ -401,6 +409,61 @@ def test_nothing_moves_where_the_candidate_is_worse():
     jax.tree.map(np.testing.assert_array_equal, state.params, START)
     assert metrics["mixture_members"] == 2 and metrics["mixture_dropped"] == 0
     assert metrics["cpi_guaranteed"] == 1  # that of no step
+
+
+ONE = bigram.policy(
+    Architecture(vocab_size=4, width=8, layers=1, heads=1, kv_heads=1, head_dim=8, mlp_width=8, max_length=2)
+)
+"""Of one action behind each of four prompts."""
+
+
+def one_action(method):
+    """An update on 64 responses to each prompt, where token 0 earns 1: π before, π behind it, and metrics."""
+    policy, optimizer = mixture([ONE] * 2, (1.0, 0.0)), optax.adam(0.3)
+
+    def table(params):
+        hidden, _ = policy.hidden(params, jnp.arange(4)[None], jnp.zeros((1, 4), jnp.int32), ())
+        return np.asarray(jax.nn.softmax(policy.unembed(params, hidden[0])), np.float64)
+
+    state = create_state(policy.init(jax.random.key(0)), method, optimizer, jax.random.key(2))
+    before = table(state.params)
+    prompts, rng = np.repeat(np.arange(4), 64), np.random.default_rng(0)
+    drawn = np.array([rng.choice(4, p=before[prompt] / before[prompt].sum()) for prompt in prompts])
+    log_prob = np.stack([np.zeros(256), np.log(before[prompts, drawn])], axis=1)
+    tokens = np.stack([prompts, drawn], axis=1).astype(np.int32)
+    mask = np.tile([False, True], (256, 1))
+    rollout = examples.make_rollout(
+        mask, drawn == 0, prompts, tokens=tokens, behaviour_log_prob=np.float32(log_prob)
+    )
+    plan = Plan(layout=Layout(1, 1, 64), rows=256, epochs=15)
+    state, metrics = jax.jit(make_step(Program(policy, method, optimizer, plan)))(state, rollout)
+    return before, table(state.params), metrics
+
+
+@pytest.mark.parametrize("placement", ["reward", "loss"])
+def test_nothing_is_promised_of_a_kl_in_the_reward(placement):
+    """One action's states cannot shift: α = 1, and g is the change of the reward, but not of its own charge.
+
+    In the loss the KL is no part of J. In the reward J(π) = E_π[R] − β·KL(π‖π_ref), and with π_ref = π what
+    g leaves out is −β·KL(π_α‖π), more than was gained.
+    """
+    options = {"kl_coefficient": 0.5, "kl_placement": placement}
+    before, after, metrics = one_action(ALGORITHMS["cpi"](capacity=2, **options))
+    gained = np.mean(after[:, 0] - before[:, 0])
+    charged = 0.5 * np.mean(np.sum(after * np.log(after / before), axis=1))
+    assert metrics["cpi_alpha"] == 1
+    if placement == "loss":
+        assert metrics["cpi_guaranteed"] == 1 and gained > 0
+        np.testing.assert_allclose(metrics["cpi_bound"], gained, rtol=0.2)  # g is of samples
+    else:
+        assert gained - charged < 0 < metrics["cpi_gain"]
+        assert metrics["cpi_guaranteed"] == metrics["cpi_bound"] == 0
+
+
+def test_a_kl_in_the_reward_is_known_whatever_the_method_is_made_of():
+    for name in ("cpi", "trpo", "rloo"):
+        placed = [ALGORITHMS[name](kl_coefficient=0.1, kl_placement=place) for place in ("loss", "reward")]
+        assert [method.kl_in_reward for method in (ALGORITHMS[name](), *placed)] == [False, False, True]
 
 
 # --------------------------------------------------------------------------------------- on rollouts

@@ -1,5 +1,7 @@
 """The step with a critic: the same sums however it is cut, a critic that learns alone, updates that halt."""
 
+import functools
+
 import bigram
 import examples
 import jax
@@ -138,21 +140,29 @@ def test_the_penalised_form_measures_the_kl_behind_its_updates_and_steers_by_it(
     assert metrics["state/old"] == 1 and metrics["state/old_held"] == 0 and state.method.old == 2
 
 
-def test_what_is_told_of_the_critic():
-    """1 − Var(G − V)/Var(G), and the means of V and of (V − G)², over actions."""
-    critic = CRITICS["head"]
+@pytest.mark.parametrize("forked", [False, True])
+def test_what_is_told_of_the_critic(forked):
+    """1 − Var(G − V)/Var(G), and the means of V and of (V − G)², over actions by their rows' weights."""
+    critic, weight = CRITICS["head"], np.ones(32, np.float32)
+    if forked:
+        weight = np.resize(np.float32([1, 0.5, 0.5, 0]), 32)
 
     @jax.jit
     def told(state):
-        ready = prepare(program(PPO, critic), state, ROLLOUT)
+        ready = prepare(program(PPO, critic), state, ROLLOUT.replace(leaf_weight=weight))
         return ready.batch.old.value, ready.fixed.value_target, ready.metrics
 
     *measured, metrics = told(first_state(PPO, critic))
     value, target = (np.asarray(x, np.float64)[ROLLOUT.action_mask] for x in measured)
+    mean = functools.partial(np.average, weights=np.repeat(weight, ROLLOUT.action_mask.sum(axis=1)))
+
+    def variance(x):
+        return mean((x - mean(x)) ** 2)
+
     wanted = {
-        "explained_variance": 1 - np.var(target - value) / np.var(target),
-        "value_mean": np.mean(value),
-        "value_error": np.mean((value - target) ** 2),
+        "explained_variance": 1 - variance(target - value) / variance(target),
+        "value_mean": mean(value),
+        "value_error": mean((value - target) ** 2),
     }
     for name, number in wanted.items():
         np.testing.assert_allclose(metrics[name], number, rtol=1e-4, err_msg=name)
