@@ -5,8 +5,8 @@
     python -m experiments.study --config=configs/studies/scale.py:large --workdir=runs/scale_large
     python -m experiments.study --config=configs/studies/scale.py:smollm2 --workdir=runs/scale_smollm2
 
-The search task from scratch: 80 thousand and 1 million parameters, 4 million ("medium"), 26 and 106 million
-("large", which want an accelerator). SmolLM2 learns the calculator.
+The search task from scratch: the 220 thousand parameters of its own config and 1 million, 4 million ("medium"),
+26 and 106 million ("large", which want an accelerator). SmolLM2 learns the calculator.
 """
 
 from __future__ import annotations
@@ -21,14 +21,14 @@ from configs.studies.comparison import TOKENS, UNFORKED
 from experiments.studies.training import default_study, in_order, of_length
 
 SIZES = {
-    "80 k": {"width": 64, "layers": 2, "heads": 4, "kv_heads": 2, "head_dim": 16, "mlp_width": 128},
+    "220 k": {},
     "1 M": {"width": 128, "layers": 5, "heads": 4, "kv_heads": 4, "head_dim": 32, "mlp_width": 352},
     "4 M": {"width": 256, "layers": 5, "heads": 8, "kv_heads": 8, "head_dim": 32, "mlp_width": 704},
     "26 M": {"width": 512, "layers": 8, "heads": 8, "kv_heads": 8, "head_dim": 64, "mlp_width": 1408},
     "106 M": {"width": 576, "layers": 30, "heads": 9, "kv_heads": 3, "head_dim": 64, "mlp_width": 1536},
 }
 RATES = {
-    "80 k": (1e-3, 2e-4),
+    "220 k": (1e-3, 2e-4),
     "1 M": (1e-3, 2e-4),
     "4 M": (5e-4, 1e-4),
     "26 M": (3e-4, 5e-5),
@@ -36,7 +36,7 @@ RATES = {
 }
 """Of the cold start, and behind it."""
 
-FROM_SCRATCH = {"small": ("80 k", "1 M"), "medium": ("4 M",), "large": ("26 M", "106 M")}
+FROM_SCRATCH = {"small": ("220 k", "1 M"), "medium": ("4 M",), "large": ("26 M", "106 M")}
 
 UNFORKED_TOKENS = {**UNFORKED, "method": TOKENS}
 """GRPO."""

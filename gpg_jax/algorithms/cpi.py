@@ -61,7 +61,7 @@ def cpi(
       ValueError: a setting without effect or out of its range, or truncated responses that are left out.
     """
     checks.one_of("step", step, STEPS)
-    unread = GROUP | {"dual_clip"} | ({"kl_order"} if step == "discounted" else set())
+    unread = GROUP | {"advantage_range", "dual_clip"} | ({"kl_order"} if step == "discounted" else set())
     settings = resolve(options, unread, name="cpi", aggregation="token_mean", kl_order="before")
     if settings.drop_truncated:
         raise ValueError(

@@ -54,6 +54,7 @@ def test_only_the_critics_loss_is_the_critics():
         ("cpi", {"capacity": 1}, "capacity must be at least 2"),
         ("cpi", {"drop_truncated": True}, "drop_truncated=True: the gain is of all .* truncated_reward"),
         ("cpi", {"dual_clip": 3.0}, "does not read 'dual_clip'"),
+        ("cpi", {"advantage_range": (-1.0, 1.0)}, "does not read 'advantage_range'"),
     ],
 )
 def test_what_is_refused(name, options, sentence):
