@@ -5,8 +5,8 @@
     python -m experiments.study --config=configs/studies/scale.py:large --workdir=runs/scale_large
     python -m experiments.study --config=configs/studies/scale.py:smollm2 --workdir=runs/scale_smollm2
 
-The search task from scratch: the 220 thousand parameters of its own config and 1 million, 4 million ("medium"),
-26 and 106 million ("large", which want an accelerator). SmolLM2 learns the calculator.
+The search task from scratch: the 220 thousand parameters of its own config and 1 million, 4 million
+("medium"), 26 and 106 million ("large", which want an accelerator). SmolLM2 learns the calculator.
 """
 
 from __future__ import annotations
