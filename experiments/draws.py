@@ -19,10 +19,8 @@ def check_draws(config: Experiment, method: Method) -> None:
     """
     if not isinstance(method.update, Conservative):
         return
-    sampling, why = (
-        config.sampling,
-        f"{config.method.name!r} measures on draws from the whole policy as it is",
-    )
+    sampling = config.sampling
+    why = f"{config.method.name!r} measures on draws from the whole policy as it is"
     if sampling.distribution != Sampling(sampling.temperature):
         raise ValueError(
             f"sampling.top_k is {sampling.top_k}, sampling.top_p {sampling.top_p} and sampling.min_p "
