@@ -102,7 +102,7 @@ def test_a_ticket_that_had_drawn_nothing_is_not_forgotten_by_a_second_stop(makin
     )
     with ThreadPoolExecutor(1) as threads:
         served = threads.submit(desk._serve_one, 0)
-        delivery, _, cursor = desk.take(5)
+        delivery, _, cursor, _ = desk.take(5)
         assert served.result() and delivery.ticket == 5
     assert cursor["open"] == [[6, []], [7, [9]]]
     batches = Batches(training_set(), json.loads(json.dumps(cursor["batches"])))
