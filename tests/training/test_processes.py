@@ -105,11 +105,11 @@ CODE = """
     read, calls = ck._read_own, []
 
     def read_badly(error):
-        def own(path, like):
+        def own(path, like, part):
             calls.append(path.name)
             if process == 1 and path.name == "3":
                 raise error
-            return read(path, like)
+            return read(path, like, part)
         return own
 
     said = []
