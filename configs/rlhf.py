@@ -10,7 +10,8 @@ alone.
 
 About a minute on two cores. The places that are right, which the policy is not told, rise from 0.10, 0.07 and
 0.08 to 0.75, 0.94 and 0.84 (seeds 0, 1, 2 of both commands): what the models of those seeds score best is not
-always right.
+always right. By a model of accuracy 0.861 (see `configs/reward_model.py`) it is 0.38 for seed 0, and 0.40 by
+`ppo`.
 """
 
 from __future__ import annotations
