@@ -88,8 +88,8 @@ def ppo(
       whiten: whether advantages are whitened over the rollout.
       value_coefficient: c.
       value_clip: κ of the clipped value loss, or None.
-      halt_kl: a minibatch whose KL(π_old‖π_θ) (k3, nats an action) is above it is not trained on, nor are
-        those behind it on this rollout; or None.
+      halt_kl: a minibatch whose KL(π_old‖π_θ) (k3, nats an action, a fork's leaves as their tree) is
+        above it is not trained on, nor are those behind it on this rollout; or None.
       **options: of `settings.Settings`; the aggregation is "token_mean" unless given. `log_ratio_range` holds
         the log-ratios of both forms, and of the KL.
 

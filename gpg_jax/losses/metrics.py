@@ -69,6 +69,9 @@ def loss_metrics(
       reward is held where it passes the bounds.
     - `kl_clamped`: fraction of tokens whose penalty a bound holds, where penalties have bounds.
 
+    Divergences and entropy estimate means under the policy: there actions count by their row's weight as a
+    sample of it, as a fork's leaves count as their tree. The rest counts what is trained on.
+
     Args:
       objective: what is differentiated.
       scores: the new policy's, finite everywhere.
@@ -87,6 +90,8 @@ def loss_metrics(
     signal = mask & (estimate.advantage != 0)
     gate = opening / jnp.where(signal, estimate.advantage, 1)
     count, signals = masked_sum(jnp.ones_like(ratio), mask), masked_sum(jnp.ones_like(ratio), signal)
+    weight = _action_weight(batch.rollout, mask)
+    samples = jnp.sum(weight, dtype=jnp.float32)
     zeros = jnp.zeros_like(log_ratio)
     gap = jnp.abs(batch.old.log_prob - batch.rollout.behaviour_log_prob)
     metrics: Metrics = {
@@ -95,15 +100,16 @@ def loss_metrics(
         "log_ratio_clamped": (masked_sum(slope == 0, mask), count),
         "clip_fraction": (masked_sum(opening == 0, signal), signals),
         "gate": (masked_sum(gate, signal), signals),
-        "kl_old_k1": (masked_sum(k1(zeros, log_ratio), mask), count),
-        "kl_old_k3": (masked_sum(k3(zeros, log_ratio), mask), count),
+        "kl_old_k1": (masked_sum(weight * k1(zeros, log_ratio), mask), samples),
+        "kl_old_k3": (masked_sum(weight * k3(zeros, log_ratio), mask), samples),
         "sampler_gap": (masked_sum(gap, mask), count),
         "sampler_gap_max": masked_max(gap, mask),
     }
     if scores.entropy is not None:
-        metrics["entropy"] = (masked_sum(scores.entropy, mask), count)
+        metrics["entropy"] = (masked_sum(weight * scores.entropy, mask), samples)
     if batch.reference is not None:
-        metrics["kl_reference"] = (masked_sum(k3(scores.log_prob, batch.reference.log_prob), mask), count)
+        distance = k3(scores.log_prob, batch.reference.log_prob)
+        metrics["kl_reference"] = (masked_sum(weight * distance, mask), samples)
         metrics["reference_gap_max"] = masked_max(jnp.abs(scores.log_prob - batch.reference.log_prob), mask)
     held = [penalty.held(scores, batch) for penalty in objective.penalties if penalty.held is not None]
     if held:
@@ -217,7 +223,12 @@ def kl_after(scores: Scores, batch: Batch, estimate: Estimate) -> Array:
 def _weighed(rollout: Rollout, estimate: Estimate) -> tuple[Array, Array]:
     """Actions trained on `bool[B, L]`, and how much each counts `[B, L]`."""
     mask = (estimate.unit_ids >= 0) & estimate.keep[:, None]
-    return mask, jnp.where(mask, sample_weight(rollout)[:, None], 0)
+    return mask, _action_weight(rollout, mask)
+
+
+def _action_weight(rollout: Rollout, mask: Array) -> Array:
+    """Weight of each action of the mask as a sample of the policy, `[B, L]`."""
+    return jnp.where(mask, sample_weight(rollout)[:, None], 0)
 
 
 def _mean(values: Array, mask: Array, weight: Array) -> Array:
