@@ -25,7 +25,7 @@ from gpg_jax.decoding.branching import (
     no_branching,
     random_forks,
 )
-from gpg_jax.decoding.dialogue import Turns, converse
+from gpg_jax.decoding.dialogue import Call, Turns, converse
 from gpg_jax.decoding.live import live_programs
 from gpg_jax.decoding.rollouts import pad_prompts
 from gpg_jax.decoding.sampling import Sampling, uniforms
@@ -72,22 +72,31 @@ def answer_of(call) -> list[int] | None:
     return None if call.number >= 3 else list(ANSWER[: 1 + sum(call.ids) % 3])
 
 
-def at_once(call) -> Future:
-    future: Future = Future()
-    future.set_result(answer_of(call))
-    return future
+def answers(seed: int):
+    """What a tool says, at random but for 0: up to 4 of all tokens, those of calls and ends among them."""
+
+    def drawn(call) -> list[int] | None:
+        draw = np.random.default_rng([seed, call.number, call.pattern, *call.ids])
+        said = draw.integers(0, small.ARCHITECTURE.vocab_size, draw.integers(0, 5)).tolist()
+        return None if call.number >= 3 else said
+
+    return drawn if seed else answer_of
+
+
+def at_once(call, answer=answer_of) -> Future:
+    return scripted.told(answer(call))
 
 
 class Slow:
     """Answers in an order of its own, each after some time."""
 
-    def __init__(self, seed: int):
-        self.delays = np.random.default_rng(seed)
+    def __init__(self, seed: int, answer=answer_of):
+        self.delays, self.answer = np.random.default_rng(seed), answer
 
     def __call__(self, call) -> Future:
         future: Future = Future()
         delay = float(self.delays.choice([0, 0.002, 0.02]))
-        threading.Timer(delay, lambda: future.set_result(answer_of(call))).start()
+        threading.Timer(delay, lambda: future.set_result(self.answer(call))).start()
         return future
 
 
@@ -161,6 +170,31 @@ def check_against_rows_alone(said):
     np.testing.assert_array_equal(said.tokens[row, index][clear], expected[clear])
 
 
+def retold(tokens, answer):
+    """Read off the tokens of a row alone: the policy's, calls that were answered, the length, the end."""
+    acted, place, since, number = np.zeros(NEW, bool), 0, 0, 0
+    while place < NEW:
+        token, acted[place], place = int(tokens[place]), True, place + 1
+        if token == END:
+            return acted, number, place, STOP_EOS
+        if token in CALLS:
+            told = answer(Call(-1, number, CALLS.index(token), tokens[since:place].tolist()))
+            if told is None or len(told) >= NEW - place:  # a row needs room for a token of its own
+                return acted, number, place, STOP_TOOL_LIMIT
+            assert tokens[place : place + len(told)].tolist() == told
+            place += len(told)
+            number, since = (number + 1, place) if told else (number, since)
+    return acted, number, place, STOP_LENGTH
+
+
+def check_who_wrote_what(said, answer=answer_of):
+    """The mask of every row, of forked ones too, is what its tokens say of the calls and their answers."""
+    for row in range(ROWS):
+        acted, number, length, stop = retold(said.tokens[row], answer)
+        np.testing.assert_array_equal(said.acted[row], acted, err_msg=f"row {row}")
+        assert (said.calls[row], said.length[row], said.stop[row]) == (number, length, stop)
+
+
 def test_rows_with_answers_are_those_decoded_alone():
     said = speak()
     assert set(said.calls.tolist()) >= {1, 2, 3}
@@ -184,13 +218,25 @@ MODES = {
 
 
 @functools.cache
-def spoken(mode: str):
-    return speak(branching=MODES[mode])
+def spoken(mode: str, seed: int = 0):
+    return speak(functools.partial(at_once, answer=answers(seed)), branching=MODES[mode])
 
 
 @pytest.mark.parametrize("mode", MODES)
 def test_rows_of_every_mode_are_those_decoded_alone(mode):
     check_against_rows_alone(spoken(mode))
+
+
+@pytest.mark.parametrize("seed", [0, 1])
+@pytest.mark.parametrize("mode", MODES)
+def test_who_wrote_what_is_told_by_the_tokens(mode, seed):
+    check_who_wrote_what(spoken(mode, seed), answers(seed))
+
+
+def test_a_tool_may_write_what_would_be_a_call():
+    said = spoken("fixed", 1)
+    written = np.arange(NEW) < said.length[:, None]
+    assert (np.isin(said.tokens, (*CALLS, END)) & written & ~said.acted).any()
 
 
 def check_equal(said, expected):
@@ -210,13 +256,16 @@ def test_the_modes_fork(mode):
 @given(
     st.sampled_from(sorted(MODES)),
     st.integers(0, 10**6),
+    st.sampled_from([0, 1, 2]),
     st.integers(1, 6),
     st.sampled_from([1, 3]),
     st.sampled_from([0, 2]),
 )
-def test_no_interleaving_changes_what_is_written(mode, seed, steps, at_once_, patience):
-    said = speak(Slow(seed), steps=steps, at_once=at_once_, patience=patience, branching=MODES[mode])
-    check_equal(said, spoken(mode))
+def test_no_interleaving_changes_what_is_written(mode, seed, answering, steps, at_once_, patience):
+    answer = answers(answering)
+    said = speak(Slow(seed, answer), steps=steps, at_once=at_once_, patience=patience, branching=MODES[mode])
+    check_who_wrote_what(said, answer)
+    check_equal(said, spoken(mode, answering))
 
 
 def speak_plainly():
