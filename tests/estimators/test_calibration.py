@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+from types import SimpleNamespace
 
 import hypothesis.strategies as st
 import jax
@@ -11,6 +12,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 
+from gpg_jax.estimators.advantages import shared_by_tree
 from gpg_jax.estimators.calibration import calibrate, prefix_classes, tree_advantage, tree_classes
 
 PROMPT = 2
@@ -149,6 +151,78 @@ def test_rows_share_what_was_written_before_they_forked():
     np.testing.assert_array_equal(classes[:, 2:4], [[0, 0], [0, 0], [0, 0], [3, 3]])
     np.testing.assert_array_equal(classes[:, 4], [0, 1, 1, 3])
     np.testing.assert_array_equal(classes[:, 5:], [[0, 0], [1, 1], [2, 2], [3, 3]])
+
+
+PLANTED = [(1, 3), (5, 4), (12, 8)]
+"""Rows of a forest, and tokens beside the longest prompt; each is compiled once."""
+
+
+@st.composite
+def forests(draw):
+    """Trees as they grow: each token under the name of its writer, and parents, forks, prompts and groups.
+
+    Rows are numbered in any order, a child may be forked anywhere in what its parent has, and chains are as
+    likely as bushes.
+    """
+    rows, width = draw(st.sampled_from(PLANTED))
+    rng, chains = np.random.default_rng(draw(st.integers(0, 10**6))), draw(st.sampled_from([0.0, 0.5, 1.0]))
+    prompts = rng.integers(1, PROMPT + 1, rows)
+    parent, fork, group = np.arange(rows), np.zeros(rows, int), rng.integers(0, rows, rows)
+    order, written = rng.permutation(rows), {}
+    for number, row in enumerate(order):
+        begun = [("prompt", group[row], t) for t in range(prompts[group[row]])]
+        if number and rng.random() < 0.8:
+            parent[row] = order[number - 1] if rng.random() < chains else rng.choice(order[:number])
+            group[row], above = group[parent[row]], written[parent[row]]
+            begun = above[: rng.integers(prompts[group[row]], len(above) + 1)]
+        fork[row] = len(begun)
+        length = rng.integers(len(begun), PROMPT + width + 1)
+        written[row] = begun + [(row, t) for t in range(len(begun), length)]
+    forest = SimpleNamespace(
+        tokens=np.zeros((rows, PROMPT + width), np.int32),
+        parent=parent,
+        fork=fork,
+        prompt_length=prompts[group],
+        group=group,
+    )
+    return forest, [written[row] for row in range(rows)], rng.normal(size=rows), rng.choice([0, 0.5, 1], rows)
+
+
+def sharing(forest, written, inclusive):
+    """`bool[B, B, L]`: two rows have token t, and the same up to it by the same writers. O(B²L²)."""
+    rows, length = forest.tokens.shape
+    share = np.zeros((rows, rows, length), bool)
+    for i in range(rows):
+        for j in range(rows):
+            for t in range(forest.prompt_length[i], min(len(written[i]), len(written[j]))):
+                end = t + 1 if inclusive else t
+                share[i, j, t] = written[i][:end] == written[j][:end]
+    return share
+
+
+@functools.partial(jax.jit, static_argnames="inclusive")
+def by_tree(forest, lengths, advantage, weight, *, inclusive):
+    forest = SimpleNamespace(**forest)
+    position = jnp.arange(forest.tokens.shape[1])[None]
+    inside = (position >= forest.prompt_length[:, None]) & (position < lengths[:, None])
+    classes = shared_by_tree(inclusive)(forest)
+    return classes, inside, calibrate(advantage, classes, inside, weight)
+
+
+@given(forests(), st.booleans())
+def test_the_tree_says_who_wrote_what(planted, inclusive):
+    forest, written, advantage, weight = planted
+    lengths = np.array([len(row) for row in written])
+    found = by_tree(vars(forest), lengths, advantage, weight, inclusive=inclusive)
+    classes, inside, value = map(np.asarray, found)
+    share = sharing(forest, written, inclusive)
+    both = inside[:, None] & inside[None]
+    np.testing.assert_array_equal((classes[:, None] == classes[None]) & both, share)
+    assert np.all((classes[inside] >= 0) & (classes[inside] < len(written)))
+    total = np.einsum("ijt,j->it", share, weight)
+    mean = np.einsum("ijt,j->it", share, weight * advantage) / np.where(total > 0, total, 1)
+    expected = np.where(inside, np.where(total > 0, mean, advantage[:, None]), 0)
+    np.testing.assert_allclose(value, expected, atol=1e-5)
 
 
 def test_the_tree_is_not_fooled_by_rows_that_wrote_the_same_by_chance():
