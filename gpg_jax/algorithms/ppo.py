@@ -88,7 +88,7 @@ def ppo(
       whiten: whether advantages are whitened over the rollout.
       value_coefficient: c.
       value_clip: κ of the clipped value loss, or None.
-      halt_kl: a minibatch whose KL(π_old‖π_θ) (k3, nats an action, a fork's leaves as their tree) is
+      halt_kl: a minibatch whose KL(π_old‖π_θ) (k3, nats an action, rows by their leaf weight) is
         above it is not trained on, nor are those behind it on this rollout; or None.
       **options: of `settings.Settings`; the aggregation is "token_mean" unless given. `log_ratio_range` holds
         the log-ratios of both forms, and of the KL.

@@ -69,8 +69,8 @@ def loss_metrics(
       reward is held where it passes the bounds.
     - `kl_clamped`: fraction of tokens whose penalty a bound holds, where penalties have bounds.
 
-    Divergences and entropy estimate means under the policy: there actions count by their row's weight as a
-    sample of it, as a fork's leaves count as their tree. The rest counts what is trained on.
+    Divergences and entropy estimate means under the policy: there actions count by their row's leaf weight,
+    and those without weight do not enter. The rest counts what is trained on.
 
     Args:
       objective: what is differentiated.
@@ -91,7 +91,7 @@ def loss_metrics(
     gate = opening / jnp.where(signal, estimate.advantage, 1)
     count, signals = masked_sum(jnp.ones_like(ratio), mask), masked_sum(jnp.ones_like(ratio), signal)
     weight = _action_weight(batch.rollout, mask)
-    samples = jnp.sum(weight, dtype=jnp.float32)
+    samples, drawn = jnp.sum(weight, dtype=jnp.float32), weight > 0
     zeros = jnp.zeros_like(log_ratio)
     gap = jnp.abs(batch.old.log_prob - batch.rollout.behaviour_log_prob)
     metrics: Metrics = {
@@ -100,16 +100,16 @@ def loss_metrics(
         "log_ratio_clamped": (masked_sum(slope == 0, mask), count),
         "clip_fraction": (masked_sum(opening == 0, signal), signals),
         "gate": (masked_sum(gate, signal), signals),
-        "kl_old_k1": (masked_sum(weight * k1(zeros, log_ratio), mask), samples),
-        "kl_old_k3": (masked_sum(weight * k3(zeros, log_ratio), mask), samples),
+        "kl_old_k1": (masked_sum(weight * k1(zeros, log_ratio), drawn), samples),
+        "kl_old_k3": (masked_sum(weight * k3(zeros, log_ratio), drawn), samples),
         "sampler_gap": (masked_sum(gap, mask), count),
         "sampler_gap_max": masked_max(gap, mask),
     }
     if scores.entropy is not None:
-        metrics["entropy"] = (masked_sum(weight * scores.entropy, mask), samples)
+        metrics["entropy"] = (masked_sum(weight * scores.entropy, drawn), samples)
     if batch.reference is not None:
         distance = k3(scores.log_prob, batch.reference.log_prob)
-        metrics["kl_reference"] = (masked_sum(weight * distance, mask), samples)
+        metrics["kl_reference"] = (masked_sum(weight * distance, drawn), samples)
         metrics["reference_gap_max"] = masked_max(jnp.abs(scores.log_prob - batch.reference.log_prob), mask)
     held = [penalty.held(scores, batch) for penalty in objective.penalties if penalty.held is not None]
     if held:
@@ -234,4 +234,4 @@ def _action_weight(rollout: Rollout, mask: Array) -> Array:
 def _mean(values: Array, mask: Array, weight: Array) -> Array:
     """Weighted mean under the mask; 0 without weight."""
     total = jnp.sum(weight, dtype=jnp.float32)
-    return masked_sum(weight * values, mask) / jnp.where(total > 0, total, 1)
+    return masked_sum(weight * values, mask & (weight > 0)) / jnp.where(total > 0, total, 1)

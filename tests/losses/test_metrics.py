@@ -55,11 +55,14 @@ def test_by_hand():
     np.testing.assert_allclose(rollout["advantage_square"], 1, rtol=1e-6)
 
 
-def test_divergences_count_a_forks_leaves_as_their_tree():
-    """Row 1 twice with weight ½ is row 1 once; what is trained on counts both."""
-    rows = np.array([0, 1, 1])
-    leaf_weight = np.array([1, 0.5, 0.5], np.float32)
-    forked = examples.make_rollout(MASK[rows], [1.0, 0.0, 0.0], [0, 0, 0], leaf_weight=leaf_weight)
+def test_divergences_count_rows_by_their_leaf_weight():
+    """Row 1 twice with weight ½ is row 1 once; what is trained on counts both.
+
+    A row without weight does not enter, not even by a ratio of e¹⁰⁰, whose k3 is ∞.
+    """
+    rows = np.array([0, 1, 1, 0])
+    leaf_weight = np.array([1, 0.5, 0.5, 0], np.float32)
+    forked = examples.make_rollout(MASK[rows], [1.0, 0.0, 0.0, 1.0], [0] * 4, leaf_weight=leaf_weight)
     new = NEW._replace(entropy=np.where(MASK, [[1], [2]], np.nan).astype(np.float32))
     reference = np.where(MASK, -1.5, np.nan).astype(np.float32)
     method = ALGORITHMS["grpo"](kl_coefficient=0.0)
@@ -69,12 +72,13 @@ def test_divergences_count_a_forks_leaves_as_their_tree():
         estimated = objective.estimate(method, batch, method.state)[0]
         weights = objective.weigh(method.objective, rollout, estimated)
         scores = jax.tree.map(lambda leaf: leaf[rows], new)
+        scores.log_prob[rollout.leaf_weight == 0] += 100
         return metrics.reduce(objective.loss(method.objective, scores, batch, estimated, *weights, ())[1])
 
     once, twice = watched(ROLLOUT, np.array([0, 1])), watched(forked, rows)
     for name in ("kl_old_k1", "kl_old_k3", "kl_reference", "entropy"):
         np.testing.assert_allclose(twice[name], once[name], rtol=1e-6, err_msg=name)
-    np.testing.assert_allclose([once["clip_fraction"], twice["clip_fraction"]], [2 / 5, 3 / 8], rtol=1e-6)
+    np.testing.assert_allclose([once["clip_fraction"], twice["clip_fraction"]], [2 / 5, 5 / 10], rtol=1e-6)
 
 
 def test_clamped_log_ratios_are_reported():
