@@ -4,7 +4,7 @@
     python -m experiments.train --config=configs/quickstart.py:ppo --workdir=runs/quickstart_ppo
 
 By GRPO in about 6 minutes: on held-out pairs, sampled accuracy from below 0.1 to above 0.9. Behind the colon
-stands any key of `gpg_jax.algorithms.ALGORITHMS`.
+stands any key of `gpg_jax.algorithms.ALGORITHMS`, or "a3c".
 """
 
 from __future__ import annotations
@@ -12,6 +12,10 @@ from __future__ import annotations
 from ml_collections import ConfigDict
 
 from experiments.config import default_config
+from gpg_jax.algorithms import ALGORITHMS
+
+METHODS = (*ALGORITHMS, "a3c")
+"""What `get_config` takes."""
 
 
 def get_config(method: str = "grpo") -> ConfigDict:
@@ -23,7 +27,7 @@ def get_config(method: str = "grpo") -> ConfigDict:
     config.task.prompt_tokens = 48
     config.sampling.new_tokens = 5
     config.sampling.stop = ("\n",)
-    config.method.name = method
+    config.method.name = "a2c" if method == "a3c" else method
     config.method.kl_coefficient = 0.0
     config.optimizer.learning_rate = 1e-5
     config.optimizer.decay = "linear"
@@ -36,12 +40,16 @@ def get_config(method: str = "grpo") -> ConfigDict:
     config.output.kl = True
     if method == "dapo":
         config.method.max_response, config.method.overlong_cache = 6, 1  # no answer here is overlong
-    if method == "vapo":
-        config.critic.pretraining_steps = 10
+    if method == "vapo":  # λ = 1 − 1/(α·l) is 1/2 for answers of 4 tokens; the paper's α is of thousands
+        config.method.alpha = 0.5
+        config.critic.pretraining_steps, config.critic.explained_variance = 10, 0.1
     if method == "trpo":  # a Fisher-vector product costs 2.7 gradients, and twice the memory of one
         config.method.cg_iterations = 4
+        config.schedule.steps, config.checkpoint.every = 15, 15
         config.schedule.micro_batches = 2
     if method == "cpi":  # two networks of 540 MB; the safe step is too small to be seen
         config.method.step, config.method.alpha, config.method.capacity = "fixed", 0.5, 2
         config.schedule.epochs = 2
+    if method == "a3c":
+        config.actors.count, config.actors.bring, config.actors.staleness = 2, "gradients", 3
     return config

@@ -43,6 +43,10 @@ def get_config(method: str = "grpo") -> ConfigDict:
     if method == "cpi":  # the safe step is of the order of 1e-2: a candidate that is to count needs more
         config.method.step, config.method.alpha = "fixed", 0.5
         config.schedule.epochs = 4
+    if method == "vapo":  # λ = 1 − 1/(α·2) is 1/2; the paper's α is of responses of thousands of tokens
+        config.method.alpha = 1.0
+        config.critic.trunk = "separate"
+        config.critic.pretraining_steps, config.critic.explained_variance = 20, 0.1
     if method == "a3c":
         config.actors.count, config.actors.bring, config.actors.staleness = 2, "gradients", 3
     return config

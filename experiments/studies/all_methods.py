@@ -55,21 +55,24 @@ def methods(config: ConfigDict, workdir: Path, console: Console) -> Findings:
     runs = {(arm, seed): experiment_of_arm(config, arm, seed) for arm in config.arms for seed in seeds}
     check_budgets(runs)
     folders = train_all(runs, workdir, config.jobs, console)
-    own = {
-        run: iterations(list(records.read(folder / "metrics.jsonl")), runs[run].cold_start.steps + 1)
-        for run, folder in folders.items()
-    }
+    read = {run: list(records.read(folder / "metrics.jsonl")) for run, folder in folders.items()}
+    own = {run: numbered(iterations(found, runs[run].cold_start.steps + 1)) for run, found in read.items()}
     lines = {arm: [own[arm, seed] for seed in seeds] for arm in config.arms}
     rows = [row(config, arm, found) for arm, found in lines.items()]
     notes = [verdict(config, lines), *regions(config, lines)]
     return Findings(rows, draw(config, lines), notes)
 
 
+def numbered(lines: Lines) -> Lines:
+    """Iterations as they came, from 1: a value pretraining that is over early leaves numbers out."""
+    return [{**line, "step": number} for number, line in enumerate(lines, 1)]
+
+
 def check_budgets(runs: Mapping[tuple[str, int], Experiment]) -> None:
     """Raises a ValueError unless all runs have as many iterations on as many responses to the same prompts.
 
-    What a method that resamples draws besides, and how often another uses what it has drawn, is not limited:
-    `row` tells of both.
+    What a method that resamples or one that pretrains its critic draws besides, and how often another uses
+    what it has drawn, is not limited: `row` tells of all.
     """
     first = next(iter(runs.values()))
     for (arm, _), run in runs.items():
@@ -84,8 +87,8 @@ def check_budgets(runs: Mapping[tuple[str, int], Experiment]) -> None:
 def row(config: ConfigDict, arm: str, found: Sequence[Lines]) -> dict[str, Cell]:
     """What the table says of a method.
 
-    `responses drawn` are all, with those that dynamic sampling has not kept; `new tokens` are those of the
-    responses that were trained on.
+    `responses drawn` are all, with those that dynamic sampling has not kept and those of a value pretraining;
+    `new tokens` are those of the responses that were trained on.
 
     Args:
       config: of the study.

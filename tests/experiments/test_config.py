@@ -4,8 +4,10 @@ import dataclasses
 import json
 
 import jax
+import numpy as np
 import pytest
 
+from configs import quickstart, smoke
 from experiments.config import Experiment, default_config
 from experiments.measures import _rate, score
 from experiments.methods import ARGUMENTS, MethodConfig, budgets, make_method
@@ -14,6 +16,7 @@ from experiments.schedule import derive, table
 from experiments.setup import build
 from experiments.tasks import load_task
 from gpg_jax.algorithms import ALGORITHMS
+from gpg_jax.estimators.generalized_advantage import length_adaptive_lambda
 
 
 def read(**changes) -> Experiment:
@@ -121,6 +124,21 @@ def test_a_group_of_one_is_for_methods_without_a_group_baseline():
 @pytest.mark.parametrize("name", ALGORITHMS)
 def test_every_method_is_made_by_name(name):
     assert make_method(read(method__name=name).method, 16).objective
+
+
+@pytest.mark.parametrize("job", [quickstart, smoke])
+def test_every_method_of_the_jobs_is_an_experiment(job):
+    """Of its own name, but for A3C, which is A2C by actors; VAPO's λ is none of its bounds."""
+    runs = {name: from_config_dict(Experiment, job.get_config(name)) for name in job.METHODS}
+    assert set(runs) == {*ALGORITHMS, "a3c"}
+    for name, run in runs.items():
+        assert run.method.name == ("a2c" if name == "a3c" else name)
+        assert (run.actors.count > 0) == (name == "a3c")
+        make_method(run.method, run.sampling.new_tokens)
+    vapo = runs["vapo"]
+    mask = np.tril(np.ones((vapo.sampling.new_tokens,) * 2, bool))[1:]  # two tokens or more
+    assert not length_adaptive_lambda(mask, vapo.method.arguments["alpha"])[1].any()
+    assert vapo.critic.pretraining_steps and vapo.critic.explained_variance is not None
 
 
 def test_a_method_refuses_in_a_sentence():
