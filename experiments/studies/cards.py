@@ -30,6 +30,9 @@ from gpg_jax.theory.responses import Responses
 from gpg_jax.theory.rollouts import Rollouts, forked_rollouts, independent_rollouts
 from gpg_jax.types import Array, State
 
+PAGE = "tables.md"
+"""What `notebooks/estimator_cards.md` shows, in the study's folder."""
+
 Program = Callable[[Problem, State], GradientMoments]
 
 
@@ -100,7 +103,7 @@ def cards(config: ConfigDict, workdir: Path, console: Console) -> Findings:
 
     Args:
       config: see `default_study`.
-      workdir: keeps what each problem came to.
+      workdir: keeps what each problem came to, and has the tables without intervals in `tables.md`.
       console: where a person reads.
 
     Raises:
@@ -111,7 +114,13 @@ def cards(config: ConfigDict, workdir: Path, console: Console) -> Findings:
         bench = open_bench(config)
         found = every_seed(config, workdir, console, lambda seed: measure_seed(config, bench, seed))
     shown = [(entry.name, entry.family) for entry in bench.entries]
-    return Findings(report.table(found, shown), cards_figure.draw(found, shown), report.notes(found, shown))
+    (workdir / PAGE).write_text(report.page(found, shown), encoding="utf-8")
+    return Findings(
+        report.table(found, shown),
+        cards_figure.draw(found, shown),
+        report.notes(found, shown),
+        report.tables(found, shown),
+    )
 
 
 def open_bench(config: ConfigDict) -> Bench:

@@ -65,7 +65,7 @@ class Block(NamedTuple):
 
 
 def draw(found: Seeds, shown: Shown) -> Figure:
-    """A table in colours: on-policy numbers, then cosines and noise against the distance of the behaviour."""
+    """A table in colours: on-policy numbers, then cosine, bias and variance by how far the behaviour is."""
     blocks, lines = _blocks(found), _lines(shown)
     widths = [len(block.places) for block in blocks]
     width = LEFT + CELL * sum(widths) + 0.14 * len(widths)
@@ -94,6 +94,7 @@ def _blocks(found: Seeds) -> list[Block]:
         cosine("cosine", "aside", (0,)),
         on_policy("scale", None, Normalize()),
         on_policy("bias", BIASES, Normalize(0, 1)),
+        on_policy("variance", NOISES, noise),
         on_policy("noise", NOISES, noise),
         on_policy("gain", GAINS, Normalize(0, 0.5)),
     ]
@@ -103,7 +104,11 @@ def _blocks(found: Seeds) -> list[Block]:
         *first,
         cosine("cosine, rows drawn aside\n(in a random direction)", "aside", away),
         cosine("cosine, rows drawn behind\n(θ has climbed ∇J since)", "behind", away),
-        Block("noise, rows drawn aside\n", "noise", "aside", away, NOISES, noise, float),
+        *(
+            Block(f"{column}, rows drawn {direction}\n", column, direction, away, colours, norm, float)
+            for column, colours, norm in (("bias", BIASES, Normalize(0, 1)), ("variance", NOISES, noise))
+            for direction in ("aside", "behind")
+        ),
     ]
 
 
@@ -147,7 +152,7 @@ def _paint_cell(axis: Axes, column: int, row: int, number: float, block: Block) 
     axis.text(
         column,
         row + 0.02,
-        _short(number),
+        short(number),
         horizontalalignment="center",
         verticalalignment="center",
         fontsize=7.5,
@@ -180,23 +185,23 @@ def _head(figure: Figure, problems: int) -> None:
     figure.text(0.1 / width, 1 - 0.27 / height, title, fontsize=12, fontweight="bold", color=INK)
     legend = (
         "cosine of E[g] and ∇J: blue along, white across, red against, a bold 1 exact  ·  "
-        "scale E[g]·∇J/‖∇J‖²  ·  bias ‖E[g] − ∇J‖/‖∇J‖  ·  noise tr Cov(g)/‖E[g]‖²",
-        "gain: what the best step along g gains of that along ∇J  ·  above the columns: KL(behaviour‖π_θ) in "
-        "nats a token, or on-policy",
+        "scale E[g]·∇J/‖∇J‖²  ·  bias ‖E[g] − ∇J‖/‖∇J‖  ·  variance tr Cov(g)/‖∇J‖²",
+        "noise tr Cov(g)/‖E[g]‖²  ·  gain: what the best step along g gains of that along ∇J  ·  "
+        "above the columns: KL(behaviour‖π_θ) in nats a token, or on-policy",
     )
     for line, text in enumerate(legend):
         figure.text(0.1 / width, 1 - (0.5 + 0.19 * line) / height, text, fontsize=8.5, color=GREY)
 
 
 def _mean(found: Seeds, name: str, block: Block, place: int) -> float:
-    """Over problems, of logs for noise."""
+    """Over problems, of logs for variance and noise."""
     told = np.array([one["cards"][name][block.direction][place][block.column] for one in found])
-    if block.column != "noise":
+    if block.column not in ("variance", "noise"):
         return float(np.mean(told))
     return float(np.exp(np.mean(np.log(told)))) if np.all(told > 0) else float("nan")
 
 
-def _short(number: float) -> str:
+def short(number: float) -> str:
     """Three digits or so in four characters."""
     if not np.isfinite(number):
         return "–"

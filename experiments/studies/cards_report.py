@@ -4,8 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
-from experiments.studies.cards_figure import Seeds, Shown
-from experiments.studies.findings import Cell, GeometricInterval, Interval, geometric_interval, interval
+from experiments.studies.cards_figure import Seeds, Shown, short
+from experiments.studies.findings import (
+    Cell,
+    GeometricInterval,
+    Interval,
+    geometric_interval,
+    interval,
+    sections,
+)
 from gpg_jax.algorithms import ALGORITHMS
 
 DIGITS = 9
@@ -13,6 +20,13 @@ DIGITS = 9
 
 COLUMNS = ("cosine", "scale", "bias", "variance", "noise", "gain")
 """Numbers of a card on-policy that the table has."""
+
+AWAY = {
+    "cosine": "Cosine of E[g] and ∇J",
+    "bias": "Bias ‖E[g] − ∇J‖/‖∇J‖",
+    "variance": "Variance tr Cov(g)/‖∇J‖²",
+}
+"""Numbers of a card that are told at every distance, and what stands above their tables."""
 
 LOGARITHMIC = ("variance", "noise")
 """Columns of which logs are averaged."""
@@ -24,19 +38,44 @@ KL_WAYS = ("k1 in the reward", "k1 in the loss", "k2 in the loss", "full in the 
 
 
 def table(found: Seeds, shown: Shown) -> list[dict[str, Cell]]:
-    """A row an estimator: its card on-policy, and the cosine at every distance in both directions."""
+    """A row an estimator: its card on-policy."""
     return [
-        {
-            "estimator": name,
-            **{column: _on(found, name, column) for column in COLUMNS},
-            **{
-                f"cosine, {direction} {nats:g}": _number(found, name, direction, place, "cosine")
-                for direction in ("aside", "behind")
-                for place, nats in _distances(found)
-            },
-        }
-        for name, _ in shown
+        {"estimator": name, **{column: _on(found, name, column) for column in COLUMNS}} for name, _ in shown
     ]
+
+
+def tables(found: Seeds, shown: Shown) -> dict[str, list[dict[str, Cell]]]:
+    """A table a number of `AWAY`: a row an estimator, on-policy and at every distance in both directions."""
+    places = _distances(found)
+    return {
+        title: [
+            {
+                "estimator": name,
+                "on-policy": _on(found, name, column),
+                **{
+                    f"{direction} {nats:g}": _number(found, name, direction, place, column)
+                    for direction in ("aside", "behind")
+                    for place, nats in places
+                },
+            }
+            for name, _ in shown
+        ]
+        for column, title in AWAY.items()
+        if places
+    }
+
+
+def page(found: Seeds, shown: Shown) -> str:
+    """The same tables to be read beside a figure: means alone, in three digits or so."""
+    every = {"On-policy": table(found, shown), **tables(found, shown)}
+    return sections({title: [_shortened(row) for row in rows] for title, rows in every.items()}).lstrip()
+
+
+def _shortened(row: dict[str, Cell]) -> dict[str, Cell]:
+    return {
+        name: short(cell.mean) if isinstance(cell, Interval | GeometricInterval) else cell
+        for name, cell in row.items()
+    }
 
 
 def notes(found: Seeds, shown: Shown) -> list[str]:

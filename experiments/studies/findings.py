@@ -6,6 +6,7 @@ import json
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import NamedTuple
 
 import numpy as np
@@ -76,11 +77,13 @@ class Findings(NamedTuple):
       rows: of the table; each has the same columns.
       figure: what is drawn.
       notes: sentences that state what came out, with their numbers.
+      tables: further ones, by what stands above them.
     """
 
     rows: Sequence[Mapping[str, Cell]]
     figure: Figure
     notes: Sequence[str] = ()
+    tables: Mapping[str, Sequence[Mapping[str, Cell]]] = MappingProxyType({})
 
 
 def interval(values: Sequence[float], comparisons: int = 1) -> Interval:
@@ -125,11 +128,16 @@ def paired(first: Sequence[float], second: Sequence[float], comparisons: int = 1
 
 
 def markdown(rows: Sequence[Mapping[str, Cell]]) -> str:
-    """The table as text."""
+    """A table as text."""
     names = list(rows[0])
     lines = ["| " + " | ".join(names) + " |", "|" + "---|" * len(names)]
     lines += ["| " + " | ".join(_text(row[name]) for name in names) + " |" for row in rows]
     return "\n".join(lines) + "\n"
+
+
+def sections(tables: Mapping[str, Sequence[Mapping[str, Cell]]]) -> str:
+    """Tables as text, each with its title above it."""
+    return "".join(f"\n## {title}\n\n{markdown(rows)}" for title, rows in tables.items())
 
 
 def write(findings: Findings, folder: Path, question: str, command: str) -> Path:
@@ -145,14 +153,15 @@ def write(findings: Findings, folder: Path, question: str, command: str) -> Path
       The path of the text.
     """
     notes = "".join(f"- {note}\n" for note in findings.notes)
-    text = f"# {question}\n\n    {command}\n\n{markdown(findings.rows)}\n{notes}"
+    text = f"# {question}\n\n    {command}\n\n{markdown(findings.rows)}\n{notes}{sections(findings.tables)}"
     path = folder / "findings.md"
     path.write_text(text, encoding="utf-8")
     record = {
         "question": question,
         "command": command,
         "notes": list(findings.notes),
-        "rows": [{name: _plain(cell) for name, cell in row.items()} for row in findings.rows],
+        "rows": _plain_rows(findings.rows),
+        "tables": {title: _plain_rows(rows) for title, rows in findings.tables.items()},
     }
     (folder / "findings.json").write_text(json.dumps(record, indent=1, allow_nan=False), encoding="utf-8")
     findings.figure.savefig(folder / "findings.png", dpi=130)
@@ -163,6 +172,10 @@ def _text(cell: Cell) -> str:
     if isinstance(cell, float):
         return f"{cell:.4g}" if math.isfinite(cell) else NOT_TOLD
     return str(cell).replace("|", "\\|")  # a bare one would end the cell
+
+
+def _plain_rows(rows: Sequence[Mapping[str, Cell]]) -> list[dict[str, object]]:
+    return [{name: _plain(cell) for name, cell in row.items()} for row in rows]
 
 
 def _plain(cell: Cell | None) -> object:

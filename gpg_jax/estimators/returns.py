@@ -91,7 +91,7 @@ def backward_recursion(added: Array, factor: Array | float, action_mask: Array, 
     return jnp.where(action_mask, sums, 0)
 
 
-def check_discount(discount: float) -> None:
-    """Raises ValueError unless the discount lies in [0, 1]."""
-    if not 0 <= discount <= 1:
+def check_discount(discount: Array | float) -> None:
+    """Raises ValueError unless the discount lies in [0, 1]; one that is traced cannot be read."""
+    if not isinstance(discount, jax.core.Tracer) and not 0 <= discount <= 1:
         raise ValueError(f"the discount must lie in [0, 1], got {discount}")

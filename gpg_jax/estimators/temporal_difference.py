@@ -20,7 +20,7 @@ from gpg_jax.types import Array
 
 
 def td_errors(
-    rewards: Array, values: Array, bootstrap: Array, action_mask: Array, discount: float = 1.0
+    rewards: Array, values: Array, bootstrap: Array, action_mask: Array, discount: Array | float = 1.0
 ) -> Array:
     """δ_t = r_t + γ·V_{t+1} − V_t, the TD(0) error (Sutton 1988; Sutton and Barto 2018, eq. 6.5).
 
@@ -45,7 +45,12 @@ def td_errors(
 
 
 def n_step_returns(
-    rewards: Array, values: Array, bootstrap: Array, action_mask: Array, steps: int, discount: float = 1.0
+    rewards: Array,
+    values: Array,
+    bootstrap: Array,
+    action_mask: Array,
+    steps: int,
+    discount: Array | float = 1.0,
 ) -> Array:
     """G_{t:t+n} = Σ_{k<n} γ^k r_{t+k} + γ^n V_{t+n}: the backup applied n times to V.
 

@@ -88,7 +88,10 @@ def total_variation(policy: Array, new: Array) -> Array:
 
 
 def mixture(policy: Array, new: Array, alpha: Array | float) -> Array:
-    """π_α = (1 − α) π + α π′ (Kakade and Langford 2002), `[S, A]`, α in [0, 1]."""
+    """π_α = (1 − α) π + α π′ (Kakade and Langford 2002), `[S, A]`, α in [0, 1].
+
+    Of probabilities, where a 0 is exact; of log-probabilities it is `conservative.mixture_log_prob`.
+    """
     return (1 - alpha) * policy + alpha * new
 
 

@@ -85,6 +85,8 @@ def trajectory_probability(trajectories: Trajectories, policy: Array) -> Array:
 def trajectory_weight(trajectories: Trajectories, behaviour: Array, target: Array) -> Array:
     """w(τ) = Π_t target(a_t | s_t) / behaviour(a_t | s_t), `[N]`.
 
+    Of probabilities, where a 0 is exact; its logarithm is what `estimators.importance` takes for samples.
+
     Args:
       trajectories: of the MDP.
       behaviour: `[S, A]`, the policy that samples; a trajectory that it cannot produce has no weight, and

@@ -11,6 +11,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
+from gpg_jax.estimators.temporal_difference import td_errors
 from gpg_jax.theory.mdp import MDP, check, check_discounted
 from gpg_jax.types import Array
 
@@ -83,6 +84,8 @@ def performance(mdp: MDP, policy: Array) -> Array:
 def td_error(mdp: MDP, policy: Array, value: Array) -> Array:
     """E[δ_t | s_t = s] with δ_t = r(s_t, a_t) + γ V(s_{t+1}) − V(s_t) (Sutton 1988).
 
+    δ is that of `td_errors`, of every transition (s, a, s′) as a row of one action; its target is held there.
+
     Args:
       mdp: the MDP.
       policy: `[S, A]`.
@@ -91,7 +94,15 @@ def td_error(mdp: MDP, policy: Array, value: Array) -> Array:
     Returns:
       `[S]`.
     """
-    return state_reward(mdp, policy) + mdp.discount * (state_transition(mdp, policy) @ value) - value
+    check(mdp, policy)
+    every = mdp.transition.shape
+    reward, before, after = (
+        jnp.broadcast_to(table, every).reshape(-1)
+        for table in (mdp.reward[:, :, None], value[:, None, None], value)
+    )
+    acts = jnp.ones((len(after), 1), bool)
+    error = td_errors(reward[:, None], before[:, None], after, acts, mdp.discount)
+    return jnp.einsum("sa,sat,sat->s", policy, mdp.transition, error.reshape(every))
 
 
 def td_update(mdp: MDP, policy: Array, value: Array, step_size: float, visits: Array) -> Array:

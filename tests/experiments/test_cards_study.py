@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import math
+import pathlib
 
 import jax
 import numpy as np
@@ -122,9 +123,12 @@ def test_the_study_from_end_to_end(tmp_path, monkeypatch):
     monkeypatch.setattr(study, "measure_seed", None)
     again = study.cards(config, tmp_path, Console(quiet=True))
     assert str(again.rows) == str(findings.rows) and again.notes == findings.notes
-    assert len(findings.rows) == len(ENTRIES) and "cosine, behind 0.02" in findings.rows[0]
+    assert len(findings.rows) == len(ENTRIES) and str(again.tables) == str(findings.tables)
     write(findings, tmp_path, "?", "command")
     assert (tmp_path / "findings.png").stat().st_size > 10_000
+    told, page = (tmp_path / "findings.md").read_text(), (tmp_path / study.PAGE).read_text()
+    for title in report.AWAY.values():
+        assert f"\n## {title}\n" in told and f"\n## {title}\n" in page
 
 
 def like(**numbers):
@@ -179,8 +183,46 @@ def test_sentences_of_made_up_cards():
 def test_without_distances_nothing_is_said_of_them():
     found = made_up({}, away=False)
     assert len(report.notes(found, SHOWN)) == 7
-    assert len(cards_figure.draw(found, FEW).axes) == 5
-    assert len(report.table(found, SHOWN)[0]) == 7
+    assert len(cards_figure.draw(found, FEW).axes) == 6
+    assert len(report.table(found, SHOWN)[0]) == 7 and not report.tables(found, SHOWN)
+
+
+def test_every_number_is_told_at_every_distance():
+    """Of each distance its own: cosines, biases and variances that differ from place to place."""
+    on, aside, behind = (
+        like(cosine=cosine, bias=bias, variance=variance)
+        for cosine, bias, variance in ((0.9, 0.1, 2), (0.75, 0.25, 8), (-0.5, 1.5, 32))
+    )
+    found = made_up({"sapo": (on, aside, behind)})
+    every = report.tables(found, SHOWN)
+    rows = [next(row for row in every[title] if row["estimator"] == "sapo") for title in report.AWAY.values()]
+    assert [list(row) for row in rows] == [["estimator", "on-policy", "aside 0.01", "behind 0.01"]] * 3
+    told = [[cell.mean for cell in list(row.values())[1:]] for row in rows]
+    np.testing.assert_allclose(told, [[0.9, 0.75, -0.5], [0.1, 0.25, 1.5], [2, 8, 32]], rtol=1e-12)
+    assert [row["estimator"] for row in every[report.AWAY["bias"]]] == [name for name, _ in SHOWN]
+    page = report.page(found, SHOWN)
+    for cells in (".900 | .750 | −.500", ".100 | .250 | 1.50", "2.00 | 8.00 | 32", ".900 | 1 | .100 | 2.00"):
+        assert f"| sapo | {cells} |" in page
+
+
+PAGE = pathlib.Path(__file__).parents[2] / "notebooks" / "estimator_cards.md"
+
+
+def test_the_page_shows_every_estimator_at_every_distance():
+    """Its tables are the study's `tables.md`: of the study as it is configured, estimator by estimator."""
+    config = get_config()
+    shown = [entry.name for entry in entries(config.longest, config.kl_coefficient)]
+    away = [f"{direction} {nats:g}" for direction in ("aside", "behind") for nats in config.distances]
+    columns = {title: ["on-policy", *away] for title in report.AWAY.values()}
+    sections = dict(part.split("\n", 1) for part in PAGE.read_text(encoding="utf-8").split("\n## ")[1:])
+    for title, names in {"On-policy": list(report.COLUMNS), **columns}.items():
+        head, _, *rows = [
+            [cell.strip() for cell in line.strip("|").split(" | ")]
+            for line in sections[title].splitlines()
+            if line.startswith("|")
+        ]
+        assert head == ["estimator", *names] and [row[0] for row in rows] == shown
+        assert all(len(row) == len(head) and all(row) for row in rows)
 
 
 def test_the_table_and_the_picture_bear_what_is_not_told():
@@ -189,8 +231,8 @@ def test_the_table_and_the_picture_bear_what_is_not_told():
     row = next(row for row in report.table(found, SHOWN) if row["estimator"] == "gspo")
     assert str(row["noise"]) == "not told" and str(row["cosine"]) == "0 ± 0"
     figure = cards_figure.draw(found, FEW)
-    assert len(figure.axes) == 8
-    assert "–" in {text.get_text() for text in figure.axes[3].texts}
+    assert len(figure.axes) == 12
+    assert "–" in {text.get_text() for text in figure.axes[4].texts}
 
 
 @pytest.mark.parametrize(
@@ -210,7 +252,7 @@ def test_the_table_and_the_picture_bear_what_is_not_told():
     ],
 )
 def test_numbers_fit_their_cells(number, text):
-    assert cards_figure._short(number) == text
+    assert cards_figure.short(number) == text
 
 
 @pytest.mark.parametrize(

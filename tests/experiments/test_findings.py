@@ -95,6 +95,17 @@ def test_what_is_not_a_number_is_not_told(tmp_path):
     assert row["d"] == {"mean": 2.0, "half": None, "seeds": 1} and row["way"] == "K=|o|"
 
 
+def test_further_tables_have_titles(tmp_path):
+    further = {"Bias": [{"arm": "a", "far": Interval(0.5, 0.1, 3)}], "Noise": [{"arm": "b", "far": "none"}]}
+    path = write(Findings([{"arm": "a"}], Figure(), ["it is"], further), tmp_path, "Which?", "python -m x")
+    assert path.read_text().endswith(
+        "- it is\n\n## Bias\n\n| arm | far |\n|---|---|\n| a | 0.5 ± 0.1 |\n"
+        "\n## Noise\n\n| arm | far |\n|---|---|\n| b | none |\n"
+    )
+    record = json.loads((tmp_path / "findings.json").read_text())
+    assert record["tables"]["Bias"] == [{"arm": "a", "far": {"mean": 0.5, "half": 0.1, "seeds": 3}}]
+
+
 def test_what_is_written_reads_back(tmp_path):
     rows = [{"arm": "a", "reward": Interval(0.5, 0.1, 3)}, {"arm": "b", "reward": Interval(0.25, 0.2, 3)}]
     path = write(Findings(rows, Figure(), ["a is higher"]), tmp_path, "Which?", "python -m x")

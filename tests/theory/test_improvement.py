@@ -108,6 +108,26 @@ def test_mixtures(problem, alpha):
 
 
 @given(problems(), alphas)
+def test_the_ratios_of_a_mixture(problem, alpha):
+    """Eq. 56: π_α/π = (1 − α) + α·π′/π where π > 0, of tables and of log-probabilities of choices."""
+    _, policy, new = problem
+    taken = np.asarray(policy) > 0
+    wanted = ((1 - alpha) + alpha * new / np.where(taken, policy, 1))[taken]
+    of_tables = improvement.mixture(policy, new, alpha)[taken] / policy[taken]
+    np.testing.assert_allclose(of_tables, wanted, rtol=1e-13)
+    old, improved = (
+        jnp.where(table > 0, jnp.log(np.where(table > 0, table, 1)), -jnp.inf) for table in problem[1:]
+    )
+    of_choices = _mixture_log_prob(old, improved, alpha)
+    np.testing.assert_allclose(jnp.exp(of_choices - old)[taken], wanted, rtol=1e-12)
+
+
+@jax.jit
+def _mixture_log_prob(old, new, alpha):
+    return conservative.mixture_log_prob([old, new], jnp.stack([1 - alpha, alpha]))
+
+
+@given(problems(), alphas)
 def test_the_conservative_bound_holds(problem, alpha):
     """J(π_α) − J(π) ≥ αg − 2γεα²/(1 − γ)², at every α and, with what is promised, at α*."""
     mdp, policy, new = problem

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import jax
 import numpy as np
+import pytest
 from hypothesis import given
 from small_mdps import distributions, problems
 
@@ -12,6 +13,7 @@ from gpg_jax.theory.examples import random_mdp, walk
 from gpg_jax.theory.occupancies import occupancy, state_occupancy
 
 evaluate, performance = jax.jit(values.evaluate), jax.jit(values.performance)
+td_error = jax.jit(values.td_error)
 normalised = jax.jit(lambda mdp, policy: occupancy(mdp, policy, normalise=True))
 unnormalised = jax.jit(lambda mdp, policy: occupancy(mdp, policy, normalise=False))
 
@@ -76,11 +78,21 @@ def test_td_stands_still_at_the_values_alone(problem, start):
     """The error vanishes at V^π; elsewhere, (γP − I)e for the distance e from it."""
     mdp, policy = problem
     value = evaluate(mdp, policy).state
-    np.testing.assert_allclose(values.td_error(mdp, policy, value), 0, atol=1e-10)
+    np.testing.assert_allclose(td_error(mdp, policy, value), 0, atol=1e-10)
     distance = start - np.asarray(value)
     chain = float(mdp.discount) * np.einsum("sa,sat->st", policy, mdp.transition)
-    error = values.td_error(mdp, policy, start)
+    error = td_error(mdp, policy, start)
     np.testing.assert_allclose(error, chain @ distance - distance, atol=1e-10)
+
+
+@pytest.mark.parametrize("of", [values.td_error, jax.jit(values.td_error)], ids=["called", "compiled"])
+def test_td_errors_by_sums_over_transitions(of):
+    mdp = random_mdp(1, 3, 2, 0.9)
+    policy, value = np.random.default_rng(2).dirichlet(np.ones(2), size=3), np.array([1.0, -2, 0.5])
+    move, reward = np.asarray(mdp.transition), np.asarray(mdp.reward)
+    error = reward[:, :, None] + 0.9 * value - value[:, None, None]
+    wanted = [np.sum(policy[s][:, None] * move[s] * error[s]) for s in range(3)]
+    np.testing.assert_allclose(of(mdp, policy, value), wanted, rtol=1e-13)
 
 
 def test_td_converges_to_the_values():

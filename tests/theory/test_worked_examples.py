@@ -17,7 +17,7 @@ from gpg_jax.estimators.importance import importance_estimate, self_normalised_e
 from gpg_jax.estimators.returns import reward_to_go
 from gpg_jax.losses.gates import clip_gate
 from gpg_jax.theory import baselines, examples, gradients, importance, improvement, scores, values
-from gpg_jax.theory.mdp import softmax_policy
+from gpg_jax.theory.mdp import policy_table, softmax_policy
 from gpg_jax.theory.occupancies import state_occupancy
 from gpg_jax.theory.trajectories import enumerate_trajectories, trajectory_probability, trajectory_weight
 
@@ -151,7 +151,9 @@ def test_the_surrogate_promises_and_performance_collapses(shift):
     gain = improvement.surrogate(mdp, policy, candidate) - values.performance(mdp, policy)
     np.testing.assert_allclose(gain, 0.79993818, rtol=1e-13)
     np.testing.assert_allclose(gain, 0.9 * (0.9999 * 0.899 - 1e-4 * 101 * 0.999), rtol=1e-13)
-    np.testing.assert_allclose([0.9999 * 0.899, 1e-4 * 101 * 0.999], [0.8989101, 0.0100899], rtol=1e-14)
+    seen = state_occupancy(mdp, policy, normalise=False)
+    parts = seen * improvement.expected_advantage(mdp, policy, candidate) / 0.9
+    np.testing.assert_allclose(parts, [0.8989101, -0.0100899, 0], rtol=1e-13, atol=1e-15)
     for table, room in ((policy, 1e-4), (candidate, 1)):
         visits = state_occupancy(mdp, table, normalise=True)
         np.testing.assert_allclose(visits, [0.1, 0.09 * room, 0.9 - 0.09 * room], rtol=1e-13)
@@ -184,7 +186,10 @@ def test_the_conservative_step(shift):
     mixed = improvement.mixture(policy, candidate, alpha)
     actual = values.performance(mdp, mixed) - values.performance(mdp, policy)
     np.testing.assert_allclose(actual, 1.757262e-5, rtol=1e-6)
-    assert conservative.step_size(-gain, cost) == 0
+    worse = policy_table(mdp, np.array([[1.0, 0], [0, 1], [1, 0]]))  # stays outside, and is bad
+    loss, _ = improvement.conservative_terms(mdp, policy, worse)
+    for no_gain in (loss, -gain, 0.0):
+        assert no_gain <= 0 and conservative.step_size(no_gain, cost) == 0
 
 
 # ------------------------------------------------------------------------------- importance over trajectories
@@ -198,6 +203,11 @@ def test_the_variance_of_weights_grows_exponentially():
     listed = {1: 0.64, 2: 1.6896, 5: 10.863675, 10: 139.746784, 20: 19808.657}
     for horizon, variance in listed.items():
         np.testing.assert_allclose(base**horizon - 1, variance, rtol=1e-7)
+        chain = examples.bernoulli_chain(horizon, 0.9)
+        half, most = (examples.bernoulli_policy(chain, p) for p in (0.5, 0.9))
+        np.testing.assert_allclose(
+            importance.weight_variance(chain, half, most, horizon), variance, rtol=1e-7
+        )
     chain = examples.bernoulli_chain(10, 0.9)
     half, most = (examples.bernoulli_policy(chain, p) for p in (0.5, 0.9))
     np.testing.assert_allclose(importance.weight_variance(chain, half, most, 10), 1.64**10 - 1, rtol=1e-13)
@@ -211,6 +221,23 @@ def test_the_variance_of_weights_grows_exponentially():
     np.testing.assert_allclose(probability @ estimates, 0.9**10, rtol=1e-13)
     spread = probability @ (estimates - 0.9**10) ** 2
     np.testing.assert_allclose(spread, 0.9**20 * (1.64**10 - 1), rtol=1e-12)
+
+
+@pytest.mark.parametrize("samples", [1, 2, 4])
+def test_the_variance_of_the_estimate_of_a_performance(samples):
+    """Section 4.1.2: Var(Ĵ) = γ^2H/N · Var(w), H = 3, over all N-tuples of the 8 trajectories."""
+    chain = examples.bernoulli_chain(3, 0.9)
+    half, most = (examples.bernoulli_policy(chain, p) for p in (0.5, 0.9))
+    every = enumerate_trajectories(chain, 4)
+    log_weight = jnp.log(trajectory_weight(every, half, most))
+
+    def estimate(x):
+        return importance_estimate(every.to_go[x, 0], log_weight[x], jnp.ones(len(x), bool))
+
+    moments = importance.estimator_moments(estimate, trajectory_probability(every, half), samples)
+    of_weights = importance.weight_variance(chain, half, most, 3)
+    np.testing.assert_allclose(of_weights, 1.64**3 - 1, rtol=1e-13)
+    np.testing.assert_allclose(moments, [0.9**3, 0.9**6 / samples * of_weights], rtol=1e-12)
 
 
 def test_a_reward_is_paid_once():
