@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
 import jax
@@ -76,6 +76,23 @@ def ready(config: Experiment) -> Callable[[dict[str, Array]], bool] | None:
     if least is None:
         return None
     return lambda metrics: float(metrics["explained_variance"]) >= least
+
+
+def shortfall(config: Experiment, metrics: Mapping[str, float]) -> str | None:
+    """What is to be said of a critic whose pretraining is through and that explains less than was asked.
+
+    Args:
+      config: of the run.
+      metrics: of the last iteration that the pretraining may have.
+    """
+    asked = config.critic.explained_variance
+    if asked is None or metrics["explained_variance"] >= asked:
+        return None
+    return (
+        f"critic.pretraining_steps are through, and the critic explains {metrics['explained_variance']:.3f} "
+        f"of the variance of the returns, where critic.explained_variance asks for {asked}: the method "
+        "begins with it as it is"
+    )
 
 
 def from_policy(state: TrainState) -> TrainState:

@@ -1,7 +1,9 @@
 """The critic of a run: where it starts, how it learns alone, and that the run goes on where it was killed."""
 
+import io
 import itertools
 import json
+from types import SimpleNamespace
 
 import bigram
 import numpy as np
@@ -174,6 +176,33 @@ def test_a_run_killed_in_and_behind_its_pretraining_goes_on_bit_for_bit(
     train(config, tmp_path / "killed", Console(quiet=True))
     assert json.dumps(lines(tmp_path / "killed")) == json.dumps(lines(whole))
     same(bits(states(config, tmp_path / "killed")[9]), bits(found[9]))
+
+
+TOO_LITTLE = (
+    "iteration 5: critic.pretraining_steps are through, and the critic explains 0.050 of the variance of the "
+    "returns, where critic.explained_variance asks for 0.1: the method begins with it as it is"
+)
+
+
+@pytest.mark.parametrize(
+    ("asked", "explained", "said"),
+    [(ENOUGH, 0.05, [TOO_LITTLE]), (ENOUGH, ENOUGH, []), (None, 0.05, [])],
+)
+def test_a_critic_that_explains_too_little_when_the_method_begins_is_told_of(
+    asked, explained, said, monkeypatch
+):
+    """Once, behind the last iteration that its pretraining may have, and not where nothing was asked."""
+    console = Console(file=io.StringIO(), width=400)
+    critic = CriticConfig(trunk="separate", pretraining_steps=5, explained_variance=asked)
+    setup = build(experiment(critic=critic))
+    coming = [SimpleNamespace(step=step) for step in range(1, 8)]
+    monkeypatch.setattr(run, "_coming", lambda current, start: coming)
+    monkeypatch.setattr(run, "measure", lambda *arguments: {"explained_variance": explained})
+    for name in ("write", "keep"):
+        monkeypatch.setattr(run, name, lambda *arguments: None)
+    run.train(run.Run(setup, None, None, None, (), console, {}), SimpleNamespace(step=0))
+    told = console.file.getvalue().splitlines()
+    assert [line for line in told if "explain" in line] == said
 
 
 @pytest.mark.parametrize(
