@@ -22,6 +22,12 @@ def one_of(key: str, value: Any, allowed: Sequence[Any]) -> None:
         raise ValueError(f"{key} is {value!r}; it must be {' or '.join(map(repr, allowed))}")
 
 
+def check_checkpoint(key: str, value: str) -> None:
+    """Raises a ValueError for what names no checkpoint of a reward model."""
+    if value not in ("best", "latest") and not value.isdecimal():
+        raise ValueError(f"{key} is {value!r}; it is best, latest, or a number")
+
+
 def check_whole(config: Any) -> None:
     """Raises a ValueError for a number that is not finite, or a seed below 0.
 

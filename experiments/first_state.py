@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import jax
 
-from experiments.critics import network_of
+from experiments.critics import given_params, network_of
 from experiments.setup import Setup, stream
 from gpg_jax.training.sharding import placed
 from gpg_jax.training.state import TrainState, create_critic_state, create_state
@@ -12,16 +12,19 @@ from gpg_jax.types import Array, Params
 
 
 def first_state(setup: Setup) -> TrainState:
-    """The state before the first iteration, laid out on the mesh."""
+    """The state before the first iteration, laid out on the mesh.
+
+    Raises:
+      ValueError: a critic that starts as a checkpoint of a reward model which is not there, or is damaged.
+    """
     places = jax.tree.map(lambda leaf: leaf.sharding, setup.like)
     critic, actors = setup.critic, setup.config.actors
 
-    def create(params: Params, trunk: Params | None, key: Array) -> TrainState:
+    def create(params: Params, given: Params, key: Array) -> TrainState:
         own = None
         if critic is not None:
             values = critic.critic.init(key, network_of(params))
-            values = values if trunk is None else {**values, "trunk": trunk}
-            own = create_critic_state(values, critic.optimizer)
+            own = create_critic_state({**values, **given}, critic.optimizer)
         return create_state(params, setup.method, setup.optimizer, key, own, actors.memory, actors.whole)
 
     if setup.pretrained is None:
@@ -29,8 +32,7 @@ def first_state(setup: Setup) -> TrainState:
         params = init(stream(setup.config, "init"))
     else:
         params = jax.tree.map(placed, setup.pretrained, places.params)
-    trunk = None
-    if critic is not None and critic.pretrained is not None:
-        trunk = jax.tree.map(placed, critic.pretrained, places.critic.params["trunk"])
+    like = setup.like.critic
+    given = {} if critic is None or like is None else given_params(critic, like.params)
     started = jax.jit(create, out_shardings=places, donate_argnums=(0, 1))
-    return started(params, trunk, stream(setup.config, "step"))
+    return started(params, given, stream(setup.config, "step"))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 
-from experiments.config_checks import at_least, check_unread, one_of
+from experiments.config_checks import at_least, check_checkpoint, check_unread, one_of
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -113,6 +113,10 @@ class CriticConfig:
       name: of a model whose weights that transformer starts from, as `model.name`; None for a copy of the
         policy's.
       revision: branch, tag or commit on the hub.
+      workdir: of a run of `experiments.train_reward_model`, whose transformer and head it starts as, so that
+        its first values are rewards as that model gives them, not normalised (VAPO, arXiv 2504.05118; Ouyang
+        et al. 2022, arXiv 2203.02155); None for none.
+      checkpoint: of that run, as `reward_model.checkpoint`.
       pretraining_steps: iterations before the method begins, in which the critic alone learns, from the whole
         returns of the first policy; 0 for none.
       explained_variance: at which the pretraining is over, if it comes to that before its last iteration;
@@ -123,6 +127,8 @@ class CriticConfig:
     trunk: str = "policy"
     name: str | None = None
     revision: str | None = None
+    workdir: str | None = None
+    checkpoint: str = "best"
     pretraining_steps: int = 0
     explained_variance: float | None = None
     optimizer: OptimizerConfig = OptimizerConfig()
@@ -131,13 +137,21 @@ class CriticConfig:
         self.optimizer.check("critic.optimizer")
         one_of("critic.trunk", self.trunk, ("policy", "separate"))
         at_least("critic.pretraining_steps", self.pretraining_steps, 0)
-        if self.name is not None and self.trunk == "policy":
+        for key in ("name", "workdir"):
+            if getattr(self, key) is not None and self.trunk == "policy":
+                raise ValueError(
+                    f"critic.{key} is {getattr(self, key)!r} and critic.trunk is 'policy': a critic on the "
+                    "policy's own hidden states has no weights to start from; take critic.trunk='separate'"
+                )
+        if self.name is not None and self.workdir is not None:
             raise ValueError(
-                f"critic.name is {self.name!r} and critic.trunk is 'policy': a critic on the policy's own "
-                "hidden states has no weights to start from; take critic.trunk='separate'"
+                "critic.name and critic.workdir both say what the critic starts from: give one of them"
             )
         if self.name is None:
             check_unread(self, "critic", "it is of critic.name, which is not given", ["revision"])
+        if self.workdir is None:
+            check_unread(self, "critic", "it is of critic.workdir, which is not given", ["checkpoint"])
+        check_checkpoint("critic.checkpoint", self.checkpoint)
         if self.explained_variance is not None:
             if not self.explained_variance < 1:
                 raise ValueError(f"critic.explained_variance is {self.explained_variance}; it is below 1")
@@ -145,6 +159,11 @@ class CriticConfig:
                 raise ValueError(
                     "critic.explained_variance ends a pretraining: give critic.pretraining_steps"
                 )
+
+    @property
+    def copies(self) -> bool:
+        """Whether the trunk of a separate critic starts as a copy of the policy's."""
+        return self.name is None and self.workdir is None
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

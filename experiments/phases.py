@@ -106,7 +106,7 @@ def _demonstrations(setup: Setup, plan: Plan) -> Collector:
 
 def _take_policy(setup: Setup) -> Callable[[TrainState], TrainState]:
     """The policy that the cold start has made is what the reference and a critic's trunk begin as."""
-    copies = setup.config.critic.name is None
+    copies = setup.config.critic.copies
 
     def take(state: TrainState) -> TrainState:
         if state.reference is not None:

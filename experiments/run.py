@@ -15,6 +15,7 @@ from rich.console import Console
 from experiments import output as out
 from experiments import records, transcripts
 from experiments.actors import copy_answers, fed
+from experiments.critics import shortfall
 from experiments.demonstrations import go_to, place
 from experiments.evaluation import Evaluator, evaluate, make_evaluators
 from experiments.first_state import first_state
@@ -140,7 +141,17 @@ def train(run: Run, start: Start) -> None:
             before = time.perf_counter()
             write(run, iteration, metrics)
             advance(iteration.step, metrics)
+            _say_shortfall(run, iteration.step, metrics)
             keep(run, iteration, metrics)
+
+
+def _say_shortfall(run: Run, step: int, metrics: dict[str, float]) -> None:
+    """A critic that was to explain more before the method begins: a person may want to begin anew."""
+    if step not in run.setup.schedule.numbers[1][-1:]:
+        return
+    text = shortfall(run.setup.config, metrics)
+    if text is not None:
+        say(run.console, f"iteration {step}: {text}", "bold red")
 
 
 def _coming(run: Run, start: Start) -> Iterator[Iteration]:

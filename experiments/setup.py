@@ -126,7 +126,7 @@ def build(config: Experiment) -> Setup:
     optimizer = optax.identity()  # where nothing descends: no moments that nothing reads
     if schedule.cold_steps or not schedule.own_length:
         optimizer = make_optimizer(config.optimizer, run_learning_rate(config, schedule.updates))
-    critic = make_critic(config, method, architecture, schedule.critic_updates)
+    critic = make_critic(config, method, task.tokenizer, architecture, schedule.critic_updates)
     return Setup(
         config=config,
         schedule=schedule,

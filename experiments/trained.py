@@ -9,6 +9,7 @@ from pathlib import Path
 from rich.console import Console
 
 from experiments.config import Experiment
+from experiments.learning_config import CriticConfig
 from experiments.progress import say
 from experiments.reading import from_config_dict
 from experiments.resuming import restored_params
@@ -41,10 +42,12 @@ def trained_config(workdir: Path, mesh: Sequence[str]) -> Experiment:
 
 
 def unscored(config: Experiment) -> Experiment:
-    """The configuration without a reward model, which need not be there where nothing is scored."""
+    """The configuration without reward models, which need not be there where nothing is scored or trained:
+    neither the one that scores, nor the one that a critic has started as."""
     rewards = {name: weight for name, weight in config.task.rewards.items() if name != REWARD_MODEL}
     task = dataclasses.replace(config.task, rewards=rewards)
-    return dataclasses.replace(config, task=task, reward_model=RewardModelConfig())
+    critic = dataclasses.replace(config.critic, workdir=None, checkpoint=CriticConfig.checkpoint)
+    return dataclasses.replace(config, task=task, reward_model=RewardModelConfig(), critic=critic)
 
 
 def trained_params(setup: Setup, workdir: Path, checkpoint: str, console: Console) -> Params:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 
-from experiments.config_checks import at_least, check_unread
+from experiments.config_checks import at_least, check_checkpoint, check_unread
 
 NAME = "reward_model"
 """Its key among `task.rewards`."""
@@ -29,10 +29,7 @@ class RewardModelConfig:
 
     def __post_init__(self) -> None:
         at_least("reward_model.batch", self.batch, 1)
-        if self.checkpoint not in ("best", "latest") and not self.checkpoint.isdecimal():
-            raise ValueError(
-                f"reward_model.checkpoint is {self.checkpoint!r}; it is best, latest, or a number"
-            )
+        check_checkpoint("reward_model.checkpoint", self.checkpoint)
 
     def check_wanted(self, wanted: bool) -> None:
         """Raises a ValueError for a model that is not among the rewards, or the other way round.

@@ -5,7 +5,6 @@ from __future__ import annotations
 import functools
 import hashlib
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
@@ -13,21 +12,9 @@ import numpy as np
 from jax.sharding import Mesh
 
 from experiments.config import Experiment
-from experiments.config_checks import check_length
-from experiments.reading import from_config_dict
-from experiments.resuming import restored_params
 from experiments.reward_model.config import NAME, RewardModelConfig
-from experiments.reward_model.experiment import RewardModelExperiment
-from experiments.reward_model.setup import (
-    MODEL,
-    Model,
-    fingerprint,
-    make_reward_model,
-    model_from_json,
-    optimizer_of,
-    state_like,
-)
-from experiments.workdir import read_workdir, refusals
+from experiments.reward_model.setup import make_reward_model, optimizer_of, state_like
+from experiments.reward_model.trained import Trained, find_trained, load_trained
 from gpg_jax.data.tokenizers import Tokenizer
 from gpg_jax.training.collect import Write, scored
 from gpg_jax.training.digest import digests
@@ -68,20 +55,9 @@ def find_scorer(config: Experiment, tokenizer: Tokenizer, mesh: Mesh) -> Callabl
     asked = config.reward_model
     if asked.workdir is None:
         return None
-    folder = Path(asked.workdir)
-    given = read_workdir(folder)
-    if "preferences" not in given or not (folder / MODEL).is_file():
-        raise ValueError(
-            f"reward_model.workdir {asked.workdir!r} is not the folder of a reward model; "
-            "experiments.train_reward_model makes one"
-        )
-    trained = from_config_dict(RewardModelExperiment, given)
-    with refusals(folder):
-        model = model_from_json((folder / MODEL).read_text(encoding="utf-8"))
-    _check_fit(config, tokenizer, mesh, model)
-    if not asked.checkpoint.isdecimal():
-        _check_finished(folder, trained.schedule.steps)
-    return functools.cache(lambda: _load(asked, folder, trained, model, mesh))
+    found = find_trained("reward_model", asked.workdir, asked.checkpoint, config, tokenizer)
+    _check_batch(asked.batch, row_shards(mesh))
+    return functools.cache(lambda: _load(asked, found, mesh))
 
 
 def scoring(write: Write, scorer: Callable[[], Scorer] | None) -> Write:
@@ -114,14 +90,10 @@ def check_identity(
         )
 
 
-def _load(
-    asked: RewardModelConfig, folder: Path, trained: RewardModelExperiment, model: Model, mesh: Mesh
-) -> Scorer:
-    critic = make_reward_model(model)
-    like = state_like(critic, optimizer_of(trained), mesh).params
-    # The newest one is that of the last update, and no older one in its place where it is damaged.
-    wanted = str(trained.schedule.steps) if asked.checkpoint == "latest" else asked.checkpoint
-    restored = restored_params(folder, like, wanted, lambda text: None)
+def _load(asked: RewardModelConfig, found: Trained, mesh: Mesh) -> Scorer:
+    folder, critic = found.folder, make_reward_model(found.model)
+    like = state_like(critic, optimizer_of(found.config), mesh).params
+    restored = load_trained(found, like)
     mean, std = (restored.host["statistics"][name] for name in ("mean", "std"))
     if not std > 0:
         raise ValueError(
@@ -151,36 +123,9 @@ def _digest(params: Params) -> str:
     return hashlib.sha256(np.asarray(digests(jax.tree.leaves(params))).tobytes()).hexdigest()[:16]
 
 
-def _check_fit(config: Experiment, tokenizer: Tokenizer, mesh: Mesh, model: Model) -> None:
-    folder, shards = config.reward_model.workdir, row_shards(mesh)
-    if model.tokenizer != fingerprint(tokenizer):
+def _check_batch(batch: int, shards: int) -> None:
+    if batch % shards:
         raise ValueError(
-            f"the reward model in {folder} reads other tokens than the policy writes: train it with the "
-            "tokenizer of the policy's model.name, or with its task.alphabet and task.pieces"
-        )
-    sizes = {
-        "task.prompt_tokens": config.task.prompt_tokens,
-        "sampling.new_tokens": config.sampling.new_tokens,
-    }
-    check_length(sizes, model.architecture.max_length, f"the positions of the reward model in {folder}")
-    if config.reward_model.batch % shards:
-        raise ValueError(
-            f"reward_model.batch is {config.reward_model.batch}, and rows are scored on {shards} devices; "
-            f"choose a multiple of {shards}"
-        )
-
-
-def _check_finished(folder: Path, steps: int) -> None:
-    """What is still trained has another best checkpoint tomorrow: a run could not be resumed with it.
-
-    Folders are counted here as they lie on the disk, where a checkpoint gets its number once it is whole:
-    orbax, of several processes, waits for all of them, and one may have found another mistake.
-    """
-    with refusals(folder):
-        found = [path.name for path in (folder / "checkpoints").glob("*") if path.name.isdecimal()]
-    newest = max(map(int, found), default=0)
-    if newest < steps:
-        raise ValueError(
-            f"the reward model in {folder} has been trained for {newest} of its {steps} updates: let it "
-            "finish (its command again), or name one of its checkpoints by reward_model.checkpoint"
+            f"reward_model.batch is {batch}, and rows are scored on {shards} devices; choose a multiple of "
+            f"{shards}"
         )

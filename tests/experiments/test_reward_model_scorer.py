@@ -18,7 +18,7 @@ from experiments.actors import told
 from experiments.config import Experiment, default_config
 from experiments.reading import from_config_dict
 from experiments.resuming import restored_params
-from experiments.reward_model import scorer
+from experiments.reward_model import trained as trained_model
 from experiments.reward_model.scorer import check_identity
 from experiments.reward_model.setup import build as build_model
 from experiments.run import open_run
@@ -117,7 +117,7 @@ def test_a_model_that_has_learnt_nothing_scores_nothing(model, monkeypatch):
         restored = restored_params(*arguments)
         return restored._replace(host=restored.host | {"statistics": {"mean": 0.25, "std": 0.0}})
 
-    monkeypatch.setattr(scorer, "restored_params", restore_untrained)
+    monkeypatch.setattr(trained_model, "restored_params", restore_untrained)
     setup = build(configure(model[0]))
     with pytest.raises(ValueError, match=r"gives every response the reward 0\.25: it has learnt nothing"):
         setup.scorer()
