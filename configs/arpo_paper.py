@@ -1,11 +1,11 @@
 """ARPO as its paper trains it (arXiv 2507.19849, sections 3 and 4.3, appendix C.2), on a pod.
 
-    python -m experiments.train --config=configs/arpo_paper.py:MODEL --workdir=W --config.mesh=1,16,1
+    python -m experiments.train --config=configs/arpo_paper.py:MODEL --workdir=W FLAGS
 
 MODEL is `qwen2.5-3b`, `qwen2.5-7b` or `llama3.1-8b` (deep reasoning: 10k questions, 2 epochs), or `qwen3-8b`
-or `qwen3-14b` (deep search: 1k questions, 5 epochs). On several hosts add `--distributed`. The paper begins
-with 3 epochs of supervised fine-tuning on 54k demonstrations, 128 an update: give a folder so made by
-`--config.model.name`, or `--config.cold_start.data=FILE --config.cold_start.steps=1265`.
+or `qwen3-14b` (deep search: 1k questions, 5 epochs). FLAGS are below. On several hosts add `--distributed`.
+The paper begins with 3 epochs of supervised fine-tuning on 54k demonstrations, 128 an update: give a folder
+so made by `--config.model.name`, or `--config.cold_start.data=FILE --config.cold_start.steps=1265`.
 `$GPG_JAX_DATA/arpo` has `train_10k.parquet`, `valid.parquet` and `search_cache.json`; without it, and for
 deep search, give `--config.task.train`, `--config.task.held_out` and `--config.tools.corpus`. The prompts of
 those files have a backspace in the place of the `\\b` of `\\boxed`; they are asked as they are, and so are
@@ -16,9 +16,32 @@ of `experiments.evaluate --suite=arpo`, where GRPO has 50.4, 56.5 and 51.1. Noth
 this size: not the speed, the memory, or what is learnt. Its search is Bing; here it is BM25 over the pages of
 the cache, of 1,000 queries, so that the knowledge questions will be answered less well.
 
-By arithmetic, the largest part of the memory is the cache of the rows that are decoded at once: 7B, 57 kB a
-token, 2,048 rows of 4,096 tokens, 481 GB over all devices. A minibatch has 256 rows (14B: 96); its
-`schedule.micro_batches` × devices must divide that.
+By arithmetic, which no measurement has confirmed, the largest part of the memory is the cache of the rows
+that are decoded at once: keys and values in bfloat16 of all `sampling.new_tokens`, tools' results among
+them, and besides of the prompts, once a group. A device has its share of both, all weights in bfloat16, its
+share of the parameters and their moments in float32, and what it takes to read `tools.at_once` results: the
+caches of those rows once more, and scores of attention.
+
+                   a token   rows             cache     prompts   weights   devices   a device
+    qwen2.5-3b       37 kB   2,048 × 4,096     309 GB      7 GB      6 GB         8      54 GB
+    qwen2.5-7b       57 kB   2,048 × 4,096     481 GB     11 GB     15 GB        16      58 GB
+    llama3.1-8b     131 kB   2,048 × 4,096   1,100 GB     26 GB     16 GB        32      64 GB
+    qwen3-8b        147 kB   2,048 × 8,192   2,474 GB     38 GB     16 GB        64      62 GB
+    qwen3-14b       164 kB     768 × 8,192   1,031 GB     21 GB     30 GB        32      74 GB
+
+so that devices of 80 GB might do, as long as the cache is updated in place; half as many would hold more than
+94 GB each. A minibatch has 256 rows (14B: 96), and `schedule.micro_batches` × devices must divide that. FLAGS
+leave a device of deep search one row in an update, whose scores of attention, heads × 8,192² in float32, are
+9 or 11 GB a few times over:
+
+    qwen2.5-3b     --config.mesh=1,8,1
+    qwen2.5-7b     --config.mesh=1,16,1
+    llama3.1-8b    --config.mesh=1,32,1
+    qwen3-8b       --config.mesh=1,64,1 --config.schedule.micro_batches=4 --config.tools.at_once=2
+    qwen3-14b      --config.mesh=1,32,1 --config.schedule.micro_batches=3 --config.tools.at_once=2
+
+With demonstrations `cold_start.micro_batches` × devices must divide 128 (14B: 64): it is 8, and must be 4 for
+Llama and 2 for deep search.
 
 Where the paper and its released scripts differ, this is the paper's:
 

@@ -8,10 +8,14 @@ Responses are judged by the task's verifier; a reward model is not asked, and ne
 
 `--suite=arpo --data=FOLDER` asks the benchmarks of the ARPO paper instead, from `aime24.jsonl` (or .json,
 .parquet, or `aime24/test.jsonl`), aime25, math500, gsm8k, math, webwalker, hotpotqa, 2wiki, musique and
-bamboogle; those without a file are named and skipped. It samples as the paper does, one response a question
-at temperature 0.6 and top-p 0.95 (`--samples=0` for greedy ones), judges as `experiments.suites.benchmarks`
-says, and writes the table beside the transcripts, as .json. The paper has a language model judge mathematics
-and WebWalker; `--judge=NAME` gives them a judge of your own, an entry of `experiments.functions.FUNCTIONS`.
+bamboogle; those without a file are named and skipped. Files are read as they are published: fields `question`
+or `problem` and `answer` or `golden_answers`, whatever their case, MATH's `solution` for its last box,
+MuSiQue's `answer_aliases`, GSM8K's `#### 42`, or verl's layout (`gpg_jax.data.files.read_questions`).
+
+It samples as the paper does, one response a question at temperature 0.6 and top-p 0.95 (`--samples=0` for
+greedy ones), judges as `experiments.suites.benchmarks` says, and writes the table beside the transcripts, as
+.json. The paper has a language model judge mathematics and WebWalker; `--judge=NAME` gives them a judge of
+your own, an entry of `experiments.functions.FUNCTIONS`.
 Tools and budgets of prompts and responses are the run's, or the config's: a model trained with small budgets
 is exported (`experiments.export`) and asked by `--config=configs/arpo_paper.py:qwen2.5-7b
 --config.model.name=FOLDER`.

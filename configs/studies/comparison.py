@@ -1,6 +1,10 @@
-"""ARPO beside GRPO and sequence-level baselines on the search task, at the same budget of responses.
+"""ARPO beside GRPO and sequence-level baselines, at the same budget of responses.
 
     python -m experiments.study --config=configs/studies/comparison.py --workdir=runs/comparison
+    python -m experiments.study --config=configs/studies/comparison.py:smollm2 --workdir=runs/smollm2
+
+A tiny model from scratch learns the search task; SmolLM2 the calculator, in 15 runs as long as that of
+`configs/arpo_smollm2.py`.
 
 The arms share cold start, prompts, number of rows, updates, rates, the mean over tokens and no KL. What they
 find apart is how rows come about (forked where the policy is unsure, or each from the prompt) and what a unit
@@ -12,6 +16,8 @@ from __future__ import annotations
 from ml_collections import ConfigDict
 
 from configs.arpo_search import get_config as search
+from configs.arpo_smollm2 import TAGS
+from configs.arpo_smollm2 import get_config as smollm2
 from experiments.studies.training import default_study, in_order
 
 UNFORKED = {"branching": {"mode": "none", "leaf_weight": "uniform"}}
@@ -19,11 +25,21 @@ TOKENS = {"markers": None, "name": "grpo", "kl_coefficient": 0.0}
 SEQUENCE = {"markers": None, "name": "gspo", "aggregation": "sequence_mean"}
 
 
-def get_config() -> ConfigDict:
-    """Five seeds of five arms."""
+def get_config(model: str = "tiny") -> ConfigDict:
+    """Five seeds of five arms, three of SmolLM2.
+
+    Args:
+      model: "tiny", with the search task, or "smollm2", with the calculator.
+
+    Raises:
+      ValueError: another model.
+    """
+    if model not in ("tiny", "smollm2"):
+        raise ValueError(f'the model is "tiny" or "smollm2", got {model!r}')
     config = default_study()
-    config.question = "Does ARPO learn to search better than GRPO and the sequence-level baselines?"
-    config.base = search()
+    learnt = "search" if model == "tiny" else "calculate"
+    config.question = f"Does ARPO learn to {learnt} better than GRPO and the sequence-level baselines?"
+    config.base = search() if model == "tiny" else smollm2()
     config.arms = in_order(
         {
             "arpo": {},
@@ -42,4 +58,9 @@ def get_config() -> ConfigDict:
         "clip_fraction",
     )
     config.curves = ("reward", "tool_calls", "marker_fault", "entropy", "length")
+    if model == "smollm2":
+        config.base.output.tags = TAGS  # faults are counted in the arms without markers too
+        config.columns = tuple(name for name in config.columns if name != "held_out/greedy")  # not evaluated
+        config.seeds = 3
+        config.tail = 3
     return config

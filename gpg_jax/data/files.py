@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from gpg_jax.data.boxes import solution_answer
 from gpg_jax.data.examples import Example
 from gpg_jax.data.rows import (
     Row,
@@ -23,6 +24,10 @@ QUESTIONS = ("question", "problem")
 """Fields that hold the question in benchmarks."""
 ANSWERS = ("answer", "golden_answers")
 """Fields that hold the gold answer, or a list of them."""
+SOLUTIONS = ("solution",)
+"""Fields that hold the gold answer in a box, of rows without one of `ANSWERS`, as in MATH."""
+ALIASES = ("answer_aliases",)
+"""Fields that hold further gold answers, as in MuSiQue."""
 
 _PARQUET_COLUMNS = ("data_source", "prompt", "ability", "reward_model", "extra_info")
 _ADVICE = "task.drop_unanswered, or drop_unanswered=True, leaves such rows out"
@@ -78,16 +83,19 @@ def read_parquet(path: str | Path, *, drop_unanswered: bool = False) -> list[Exa
 
 
 def read_questions(path: str | Path, *, drop_unanswered: bool = False) -> list[Example]:
-    """Reads a benchmark: rows with one of `QUESTIONS` and one of `ANSWERS`, or in verl's layout.
+    """Reads a benchmark as it is published: rows with named fields, whatever their case, or in verl's layout.
 
-    Of several gold answers the first is the answer; all of them are in the metadata as `answers`.
+    A row has one of `QUESTIONS` and one of `ANSWERS`, or else one of `SOLUTIONS`, the answer of which is the
+    gold one (`data.boxes.solution_answer`). Of several gold answers, those of `ALIASES` among them, the first
+    is the answer; all of them are in the metadata as `answers`, each once.
 
     Args:
       path: `.jsonl`, `.json` (a list of objects) or `.parquet`.
       drop_unanswered: leave rows without an answer out, which are errors otherwise.
 
     Raises:
-      ValueError: no such file, another ending, no examples, or a row that lacks a question or an answer.
+      ValueError: no such file, another ending, no examples, or a row that lacks a question or an answer, or
+        has two fields of one name that differ by case.
     """
     path = existing(path)
     match path.suffix:
@@ -100,7 +108,7 @@ def read_questions(path: str | Path, *, drop_unanswered: bool = False) -> list[E
         case _:
             raise ValueError(f"{path} is neither .jsonl nor .json nor .parquet")
     examples = [
-        _question(row, place) for row, place in rows if not (drop_unanswered and is_empty(_gold(row)))
+        _question(row, place) for row, place in rows if not (drop_unanswered and is_empty(_gold(row, place)))
     ]
     return _some(examples, path)
 
@@ -123,26 +131,44 @@ def _question(row: Row, place: str) -> Example:
     """An example of a benchmark, which may have several gold answers."""
     if _is_verl(row):
         return _verl_example(row, place)
-    question, answer = _field(row, QUESTIONS), _field(row, ANSWERS)
-    gold = row.get(answer)
-    if not isinstance(gold, list) or is_empty(gold):
-        return _example(row, question, answer, place)
-    several = [answer_text(each, place) for each in gold]
+    question, answer = (_field(row, names, place) for names in (QUESTIONS, ANSWERS))
+    gold = _gold(row, place)
+    if is_empty(gold) and not is_empty(row.get(_field(row, SOLUTIONS, place))):
+        raise ValueError(f"{place} has no {answer!r}, and its solution no \\boxed{{…}} with one ({_ADVICE})")
+    if is_empty(gold) or not isinstance(gold, list):
+        return _example(row if is_empty(gold) else row | {answer: gold}, question, answer, place)
+    several = list(dict.fromkeys(answer_text(each, place) for each in gold))
     example = _example(row | {answer: several[0]}, question, answer, place)
     return dataclasses.replace(example, metadata={**example.metadata, "answers": several})
 
 
-def _gold(row: Row) -> Any:
-    return _truth(row) if _is_verl(row) else row.get(_field(row, ANSWERS))
+def _gold(row: Row, place: str) -> Any:
+    """The gold answer of a row, a list of several, or what is empty where there is none."""
+    if _is_verl(row):
+        return _truth(row)
+    gold, solution, aliases = (row.get(_field(row, names, place)) for names in (ANSWERS, SOLUTIONS, ALIASES))
+    if is_empty(gold) and isinstance(solution, str):
+        gold = solution_answer(solution)
+    if is_empty(gold) or is_empty(aliases):
+        return gold
+    return [each for found in (gold, aliases) for each in (found if isinstance(found, list) else [found])]
 
 
 def _is_verl(row: Row) -> bool:
     return {"prompt", "reward_model"} <= row.keys()
 
 
-def _field(row: Row, names: Sequence[str]) -> str:
-    """The first of some fields that a row has, the first of all where it has none."""
-    return next((name for name in names if not is_empty(row.get(name))), names[0])
+def _field(row: Row, names: Sequence[str], place: str) -> str:
+    """The first of some fields that a row has, as the row writes it; the first name where it has none."""
+    for name in names:
+        found = [own for own in row if own.lower() == name and not is_empty(row[own])]
+        if len(found) > 1:
+            raise ValueError(
+                f"{place} has {' and '.join(map(repr, found))}, which differ by case; remove one"
+            )
+        if found:
+            return found[0]
+    return names[0]
 
 
 def _verl_example(row: Row, place: str) -> Example:

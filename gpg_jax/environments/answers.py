@@ -1,4 +1,4 @@
-"""Answers in words: what stands in a box, what is gold, and how far two answers agree."""
+"""Answers in words: what is gold, and how far two answers agree."""
 
 from __future__ import annotations
 
@@ -9,22 +9,8 @@ import string
 
 from gpg_jax.data.examples import Example
 
-_OPENING = "\\boxed{"
 _WHOLE = {"yes", "no", "noanswer"}
 _ARTICLES = re.compile(r"\b(a|an|the)\b")
-
-
-def last_boxed(text: str) -> str | None:
-    """What stands in the last `\\boxed{…}`, braces balanced; None without one, or where it is not closed."""
-    start = text.rfind(_OPENING)
-    if start < 0:
-        return None
-    inside, depth = text[start + len(_OPENING) :], 1
-    for index, character in enumerate(inside):
-        depth += (character == "{") - (character == "}")
-        if depth == 0:
-            return inside[:index]
-    return None
 
 
 def gold_answers(example: Example) -> list[str]:

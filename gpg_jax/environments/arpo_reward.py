@@ -14,8 +14,9 @@ from __future__ import annotations
 import itertools
 import re
 
+from gpg_jax.data.boxes import last_boxed
 from gpg_jax.data.examples import Example
-from gpg_jax.environments.answers import best_f1, gold_answers, last_boxed
+from gpg_jax.environments.answers import best_f1, gold_answers
 from gpg_jax.environments.trajectory import Part, Trajectory
 
 TOOLS = ("search", "python")

@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import re
 
+from gpg_jax.data.boxes import last_boxed
 from gpg_jax.data.examples import Example
-from gpg_jax.environments.answers import best_f1, exact, gold_answers, last_boxed, normalise
+from gpg_jax.environments.answers import best_f1, exact, gold_answers, normalise
 from gpg_jax.environments.arpo_reward import format_error, parts_of
 from gpg_jax.environments.verifiers import math_match
 

@@ -8,6 +8,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from gpg_jax.data.boxes import solution_answer
 from gpg_jax.data.files import read_jsonl, read_parquet, read_questions
 
 DATA = os.environ.get("GPG_JAX_DATA")
@@ -223,6 +224,69 @@ def test_questions_of_benchmarks_have_fields_of_several_names(tmp_path, ending):
     assert second.metadata["answers"] == ["Rome", "Roma"] and second.metadata["id"] == 7
 
 
+PUBLISHED = {
+    "AIME 2024": (
+        {"ID": "2024-I-1", "Problem": "q", "Solution": "So \\boxed{204}, or 3 h 24 min.", "Answer": 204},
+        "204",
+        {"ID": "2024-I-1", "Solution": "So \\boxed{204}, or 3 h 24 min."},
+    ),
+    "Bamboogle": ({"Question": "q", "Answer": "Buddhism"}, "Buddhism", {}),
+    "MATH": (
+        {"problem": "q", "level": "Level 5", "solution": "\\boxed{1}? No, $\\boxed{\\frac{1}{2}}$."},
+        "\\frac{1}{2}",
+        {"level": "Level 5", "solution": "\\boxed{1}? No, $\\boxed{\\frac{1}{2}}$."},
+    ),
+    "MATH-500": ({"problem": "q", "solution": "\\boxed{1}", "answer": "2"}, "2", {"solution": "\\boxed{1}"}),
+    "MuSiQue": (
+        {"question": "q", "answer": "Rome", "answer_aliases": ["Roma", "Rome", "Urbs"]},
+        "Rome",
+        {"answer_aliases": ["Roma", "Rome", "Urbs"], "answers": ["Rome", "Roma", "Urbs"]},
+    ),
+    "MuSiQue, no alias": (
+        {"question": "q", "answer": "Rome", "answer_aliases": []},
+        "Rome",
+        {"answer_aliases": []},
+    ),
+    "several and aliases": (
+        {"question": "q", "golden_answers": ["a", "b"], "Answer_Aliases": ["c"]},
+        "a",
+        {"Answer_Aliases": ["c"], "answers": ["a", "b", "c"]},
+    ),
+}
+
+
+@pytest.mark.parametrize("ending", ["json", "parquet"])
+@pytest.mark.parametrize("name", PUBLISHED)
+def test_benchmarks_are_read_as_they_are_published(tmp_path, name, ending):
+    row, answer, metadata = PUBLISHED[name]
+    (example,) = read_questions(write_questions(tmp_path, ending, [row]))
+    assert (example.prompt, example.answer, example.metadata) == ("q", answer, metadata)
+
+
+@pytest.mark.parametrize(
+    ("solution", "answer"),
+    [
+        ("\\boxed{6} no, \\boxed{\\text{7}}.", "\\text{7}"),
+        ("It is $\\boxed 2$, not $3$.", "2"),
+        ("\\boxed{1} and $\\boxed \\frac12$", "\\frac12"),
+        ("$\\fbox{C}$", "C"),
+        ("\\boxed{7} \\fbox{C}", "7"),
+        ("\\boxed{6} and \\boxed{7", None),
+        ("\\boxed{ }", None),
+        ("\\boxed 2, unclosed", None),
+        ("7", None),
+    ],
+)
+def test_the_answer_of_a_solution_stands_in_its_last_box(solution, answer):
+    assert solution_answer(solution) == answer
+
+
+def test_an_empty_field_is_no_other_spelling(tmp_path):
+    rows = [{"Question": None, "question": "q", "Answer": "a", "answer": ""}]
+    (example,) = read_questions(write_questions(tmp_path, "json", rows))
+    assert (example.prompt, example.answer) == ("q", "a")
+
+
 @pytest.mark.parametrize("ending", ["json", "jsonl", "parquet"])
 def test_questions_may_be_in_verls_layout(tmp_path, ending):
     rows = [verl_row(["3"], answer="9"), verl_row(["4", "four"], answer="9")]
@@ -240,10 +304,39 @@ def test_questions_may_be_in_verls_layout(tmp_path, ending):
         ("rows.json", "[", "rows.json is not JSON"),
         ("rows.json", "[]", "rows.json holds no examples"),
         ("rows.json", '[{"query": "1", "answer": 2}]', "row 0 has no 'question'; its fields are"),
-        ("rows.json", '[{"question": "1", "gold": 2}]', "row 0 has no 'answer'; its fields are"),
+        (
+            "rows.json",
+            '[{"question": "1", "gold": 2}]',
+            r"row 0 has no 'answer'; its fields are \['gold', 'q",
+        ),
         ("rows.json", '[{"question": "1", "answer": []}]', "row 0 has no 'answer'"),
         ("rows.json", '[{"question": "1", "answer": ["a", null]}]', "row 0 has the answer None"),
         ("rows.jsonl", '{"problem": 1, "answer": 2}', "line 1 asks 1; a prompt is a text"),
+        (
+            "rows.json",
+            '[{"Problem": "1", "solution": "2"}]',
+            r"row 0 has no 'answer', and its solution no \\boxed",
+        ),
+        (
+            "rows.json",
+            '[{"problem": "1", "solution": 2}]',
+            r"row 0 has no 'answer', and its solution no \\boxed",
+        ),
+        (
+            "rows.json",
+            '[{"Question": "1", "question": "2"}]',
+            "row 0 has 'Question' and 'question', which diff",
+        ),
+        (
+            "rows.json",
+            '[{"question": "1", "answer": 2, "ANSWER": 2}]',
+            "row 0 has 'answer' and 'ANSWER', which",
+        ),
+        (
+            "rows.json",
+            '[{"question": "1", "answer": 2, "answer_aliases": [null]}]',
+            "row 0 has the answer None",
+        ),
     ],
 )
 def test_bad_questions_are_named(tmp_path, name, text, message):
@@ -256,8 +349,10 @@ def test_questions_without_an_answer_are_left_out_where_that_is_asked_for(tmp_pa
         {"question": "1", "answer": None},
         {"question": "2", "answer": []},
         {"question": "3", "answer": 4},
+        {"question": "4", "solution": "no box"},
+        {"question": "5", "solution": "\\boxed{6}"},
     ]
     path = write_questions(tmp_path, "json", rows)
-    assert [example.prompt for example in read_questions(path, drop_unanswered=True)] == ["3"]
+    assert [example.prompt for example in read_questions(path, drop_unanswered=True)] == ["3", "5"]
     with pytest.raises(ValueError, match=r"row 0 has no 'answer'.*drop_unanswered"):
         read_questions(path)

@@ -6,6 +6,7 @@ import json
 
 import pytest
 
+from gpg_jax.data.boxes import last_boxed
 from gpg_jax.data.examples import Example
 from gpg_jax.environments.boxed import (
     answer_f1,
@@ -15,7 +16,6 @@ from gpg_jax.environments.boxed import (
     boxed_f1,
     boxed_math,
     broken_format,
-    last_boxed,
 )
 from gpg_jax.environments.trajectory import Part, Trajectory
 

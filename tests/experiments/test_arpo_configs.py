@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import ast
+import dataclasses
 import os
+import re
 from pathlib import Path
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from children import ended, start
@@ -15,7 +19,7 @@ from configs import arpo_paper, arpo_smollm2
 from experiments import output, records
 from experiments.config import Experiment
 from experiments.reading import from_config_dict
-from experiments.schedule import derive
+from experiments.schedule import Schedule, derive
 from experiments.setup import build
 from gpg_jax.data.calculation import calculations, demonstration
 from gpg_jax.data.demonstrations import demonstration_tokens
@@ -24,7 +28,10 @@ from gpg_jax.data.tokenizers import load_tokenizer
 from gpg_jax.decoding.markers import compile_markers, marked_units
 from gpg_jax.environments.arpo_prompt import SYSTEM_PROMPT, asked
 from gpg_jax.environments.arpo_reward import arpo_reward
+from gpg_jax.policies.architecture import Architecture
 from gpg_jax.policies.smollm2 import default_cache, smollm2_folder
+from gpg_jax.policies.transformer import transformer
+from gpg_jax.training.sharding import AXES, parameter_specs
 
 ROLES = ("system", "user")
 DATA = os.environ.get("GPG_JAX_DATA")
@@ -68,6 +75,109 @@ def test_the_papers_schedule(model, rows, updates, steps, length):
     )  # fmt: skip
     assert arguments.get("kl_coefficient", 0.0) == 0.0 and config.optimizer.learning_rate == 1e-6
     assert config.task.rewards == {"arpo": 1.0} and config.tools.names == ("search", "python")
+
+
+def published(layers, width, heads, kv_heads, mlp_width, vocab_size, **changes):
+    """An architecture as its config.json on the hub says; rotary positions and ε take no memory."""
+    sizes = {"layers": layers, "width": width, "heads": heads, "kv_heads": kv_heads, "mlp_width": mlp_width}
+    return Architecture(**sizes, vocab_size=vocab_size, head_dim=128, **{"tied": False, **changes})
+
+
+ARCHITECTURES = {
+    "qwen2.5-3b": published(36, 2048, 16, 2, 11008, 151936, tied=True, attention_bias=True),
+    "qwen2.5-7b": published(28, 3584, 28, 4, 18944, 152064, attention_bias=True),
+    "llama3.1-8b": published(32, 4096, 32, 8, 14336, 128256),
+    "qwen3-8b": published(36, 4096, 32, 8, 12288, 151936, query_key_norm=True),
+    "qwen3-14b": published(40, 5120, 40, 8, 17408, 151936, query_key_norm=True),
+}
+FLAGS = {
+    name: dict(re.findall(r"--config\.(\S+)=(\S+)", flags))
+    for name, flags in re.findall(r"^ +(\S+) +(--config\.mesh=.*)$", arpo_paper.__doc__, re.MULTILINE)
+    if name in arpo_paper.MODELS
+}
+"""What the docstring tells to give, key -> value."""
+
+
+def on_a_pod(model: str, patch: pytest.MonkeyPatch, *without: str) -> tuple[Experiment, Schedule]:
+    """The docstring's command on as many devices as its mesh has, which need not be there."""
+
+    def abstract(shape, devices):
+        return jax.sharding.AbstractMesh(tuple(shape), AXES)
+
+    patch.setattr("experiments.schedule.make_mesh", abstract)
+    flags = {key: ast.literal_eval(value) for key, value in FLAGS[model].items() if key not in without}
+    config = arpo_paper.get_config(model)
+    config.update_from_flattened_dict(flags)
+    experiment = from_config_dict(Experiment, config)
+    return experiment, derive(experiment)
+
+
+def bytes_of(tree) -> int:
+    return sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(tree))
+
+
+@pytest.mark.parametrize(
+    ("model", "devices", "own", "cold"),
+    [
+        ("qwen2.5-3b", 8, 4, 8),
+        ("qwen2.5-7b", 16, 2, 8),
+        ("llama3.1-8b", 32, 1, 4),
+        ("qwen3-8b", 64, 1, 2),
+        ("qwen3-14b", 32, 1, 2),
+    ],
+)
+def test_the_flags_of_the_docstring_are_accepted(model, devices, own, cold, monkeypatch):
+    """Rows and prompts divide, see `derive`, those of a cold start too, and so does every parameter."""
+    config, schedule = on_a_pod(model, monkeypatch)
+    assert dict(schedule.mesh.shape) == {"data": 1, "fsdp": devices, "tensor": 1}
+    assert schedule.plan.micro_rows == own * devices
+    params = jax.eval_shape(transformer(ARCHITECTURES[model]).init, jax.random.key(0))
+    parameter_specs(params, schedule.mesh)
+    begun = dataclasses.replace(config.cold_start, steps=1, micro_batches=cold)
+    plan = derive(dataclasses.replace(config, cold_start=begun)).cold_plan
+    assert plan is not None and plan.rows == (64 if model == "qwen3-14b" else 128)
+    begun = dataclasses.replace(begun, micro_batches=2 * cold)
+    if cold < config.cold_start.micro_batches:
+        with pytest.raises(ValueError, match="their product must divide"):
+            derive(dataclasses.replace(config, cold_start=begun))
+
+
+@pytest.mark.parametrize("model", ["qwen3-8b", "qwen3-14b"])
+def test_deep_search_on_so_many_devices_needs_its_micro_batches(model, monkeypatch):
+    with pytest.raises(ValueError, match=r"micro-batches on \d+ devices; their product must divide"):
+        on_a_pod(model, monkeypatch, "schedule.micro_batches")
+
+
+@pytest.mark.parametrize("model", arpo_paper.MODELS)
+def test_the_memory_of_the_docstring_adds_up(model, monkeypatch):
+    """The table's line, by the shapes of the policy that decodes."""
+    config, schedule = on_a_pod(model, monkeypatch)
+    architecture, layout, devices = ARCHITECTURES[model], schedule.plan.layout, schedule.mesh.size
+    policy = transformer(architecture, dtype=jnp.dtype(config.model.dtype))
+
+    def cache(rows: int, slots: int) -> int:
+        return bytes_of(jax.eval_shape(lambda: policy.init_cache(rows, slots)))
+
+    params = jax.eval_shape(policy.init, jax.random.key(0))
+    weights = bytes_of(jax.eval_shape(policy.for_decoding, params))
+    rows, prompts = cache(schedule.plan.rows, layout.new_slots), cache(schedule.prompts, layout.prompt_slots)
+    tools = config.tools
+    scores = 4 * architecture.heads * tools.answer_tokens * layout.new_slots
+    reading = tools.at_once * (cache(1, layout.new_slots) + cache(1, layout.prompt_slots) + scores)
+
+    def device(count: int) -> float:
+        return (rows + prompts + 3 * bytes_of(params)) / count + weights + reading
+
+    def billions(count: float) -> str:
+        return f"{count / 1e9:,.0f} GB"
+
+    cells = (
+        model, f"{cache(1, 1) / 1e3:.0f} kB", f"{schedule.plan.rows:,} × {layout.new_slots:,}",
+        *map(billions, (rows, prompts, weights)), str(devices), billions(device(devices)),
+    )  # fmt: skip
+    line = r"^ +" + " +".join(map(re.escape, cells)) + "$"
+    assert re.search(line, arpo_paper.__doc__, re.MULTILINE), cells
+    assert device(devices) < 80e9 and device(devices // 2) > 94e9
 
 
 def test_an_unknown_model_is_refused():

@@ -242,14 +242,22 @@ def test_the_distance_of_hard_from_soft_is_the_largest(recorded):
     assert recorded[0][hard]["apart"] == pytest.approx(max(expected)) and len(expected) == 4
 
 
-def test_the_policy_of_the_study_has_learnt_from_rewards():
-    config = get_config()
+@pytest.mark.parametrize("length", ["short", "full"])
+def test_the_policy_of_the_study_has_learnt_from_rewards(length):
+    config = get_config(length)
     experiment = from_config_dict(Experiment, config.base)
     behind = config.iterations - experiment.cold_start.steps
     assert 0 < behind < experiment.schedule.steps
     assert (
         f"{behind} iterations behind its cold start" in importlib.import_module(get_config.__module__).__doc__
     )
+
+
+def test_the_full_length_has_four_times_the_rollouts():
+    short, full = get_config(), get_config("full")
+    assert (full.rollouts, full.reference) == (4 * short.rollouts, 4 * short.reference)
+    assert full.rollouts % full.together == full.reference % full.together == 0
+    assert short.base == full.base
 
 
 @pytest.mark.parametrize(

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from rich.console import Console
 
+from configs.quickstart import get_config as quickstart
 from configs.studies.special_cases import get_config
 from experiments.config import Experiment
 from experiments.first_state import first_state
@@ -203,6 +204,18 @@ def test_prompts_without_signal_are_refused(bench, monkeypatch):
         study.mixed_rollout(bench[0], None)
 
 
+@pytest.mark.parametrize(
+    ("model", "name"),
+    [("smollm2", "smollm2"), ("tiny", None), ("qwen2.5-0.5b", "Qwen/Qwen2.5-0.5B-Instruct")],
+)
+def test_the_configurations_are_experiments(model, name):
+    experiment = from_config_dict(Experiment, get_config(model).base)
+    assert experiment.model.name == name and not experiment.output.kl
+    assert experiment.sampling.stop == (() if model == "tiny" else ("\nA:",))
+    assert experiment.task.name == ("reversal" if model == "tiny" else "multiplication")
+    assert model != "smollm2" or experiment.task.prompt_tokens == quickstart().task.prompt_tokens
+
+
 def test_the_model_has_a_name():
-    with pytest.raises(ValueError, match='"smollm2" or "tiny"'):
+    with pytest.raises(ValueError, match=r"the model is smollm2, tiny, qwen2\.5-0\.5b, got 'large'"):
         get_config("large")

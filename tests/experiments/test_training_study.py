@@ -28,8 +28,9 @@ def line(step: int, reward: float) -> dict[str, float]:
     return {"step": step, "reward": reward, "new_tokens": 10.0}
 
 
-def test_an_arm_changes_its_keys_alone():
-    config = get_config()
+@pytest.mark.parametrize("model", ["tiny", "smollm2"])
+def test_an_arm_changes_its_keys_alone(model):
+    config = get_config(model)
     arpo, grpo = (experiment_of(config, arm, 3) for arm in ("arpo", "grpo"))
     assert (arpo.method.name, grpo.method.name) == ("gpg", "grpo")
     assert arpo.branching.mode == "arpo_paper" and grpo.branching.mode == "none"
@@ -129,16 +130,45 @@ def test_a_trend_is_the_rise_of_a_line_through_equal_steps():
     assert trends(values, (), ("reward",)) == []
 
 
-def test_the_arms_of_the_comparison_are_charged_alike():
-    config = get_config()
+@pytest.mark.parametrize(("model", "tool"), [("tiny", "search"), ("smollm2", "calculator")])
+def test_the_arms_of_the_comparison_are_charged_alike(model, tool):
+    config = get_config(model)
+    token_bytes = [b"a", b"b", *(part.encode() for part in (f"<{tool}>", f"</{tool}>"))]
     for arm in config.arms:
         run = experiment_of(config, arm, 0)
-        method = make_method(run.method, run.sampling.new_tokens, [b"a", b"b", b"<search>", b"</search>"])
+        method = make_method(run.method, run.sampling.new_tokens, token_bytes)
         assert method.objective.penalties == () and "reference" not in method.needs, arm
+        marked = run.method.arguments.get("markers")
+        assert run.output.tags == (tool, "answer") and marked in (None, run.output.tags), arm
+        assert (marked is None) == (arm in ("grpo", "gspo", "the whole response")), arm
+
+
+@pytest.mark.parametrize("model", ["tiny", "smollm2"])
+def test_a_column_of_the_comparison_is_a_metric_of_its_runs(model):
+    config = get_config(model)
+    evaluation = experiment_of(config, "arpo", 0).evaluation
+    kinds = {"held_out/sampled": evaluation.samples > 0, "held_out/greedy": evaluation.greedy}
+    assert {name for name in config.columns if name.startswith("held_out/")} == {
+        name for name, there in kinds.items() if there
+    }
+
+
+@pytest.mark.parametrize(
+    ("study", "message"),
+    [
+        ("comparison", 'the model is "tiny" or "smollm2", got \'huge\''),
+        ("calibration_gradients", 'the length is "short" or "full", got \'huge\''),
+        ("special_cases", "the model is smollm2, tiny, qwen2.5-0.5b, got 'huge'"),
+        ("scale", "the argument is small, medium, large or smollm2, got 'huge'"),
+    ],
+)
+def test_another_argument_of_a_study_is_refused(study, message):
+    with pytest.raises(ValueError, match=message):
+        importlib.import_module(f"configs.studies.{study}").get_config("huge")
 
 
 LENGTHS = ("segmentation:full", "calibration:full", "signatures:full", "non_agentic:products")
-SIZES = ("scale:medium", "scale:large", "scale:smollm2")
+SIZES = ("scale:medium", "scale:large", "scale:smollm2", "comparison:smollm2")
 STUDIES = ("comparison", "segmentation", "calibration", "non_agentic", "scale", "signatures")
 
 
