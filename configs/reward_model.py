@@ -2,8 +2,8 @@
 
     python -m experiments.train_reward_model --config=configs/reward_model.py --workdir=runs/reward_model
 
-About a minute on two cores. Accuracy on held-out pairs: from 0.5 to 0.960, 0.967 and 0.971 (seeds 0, 1, 2, of
-an earlier state of the code). Not robust: seed 0 ends at 0.972 now with one thread, and at 0.861 with two.
+About two minutes on two cores. Accuracy on held-out pairs: from 0.5 to 0.997, 0.994 and 0.989 (seeds 0, 1, 2).
+Half as many updates left two of 17 runs at 0.91 and 0.94.
 Pairs of your own are read by `--config=configs/reward_model.py:FILE.jsonl`.
 """
 
@@ -34,9 +34,9 @@ def get_config(train: str = "") -> ConfigDict:
     config.optimizer.learning_rate = 2e-3
     config.optimizer.warm_up = 100
     config.optimizer.decay = "cosine"
-    config.schedule.steps = 1000
-    config.schedule.pairs = 64
-    config.evaluation.every = 100
+    config.schedule.steps = 2000
+    config.schedule.pairs = 128
+    config.evaluation.every = 200
     config.evaluation.batch = 256
-    config.checkpoint.every = 100
+    config.checkpoint.every = 200
     return config
