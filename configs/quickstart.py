@@ -44,7 +44,10 @@ def get_config(method: str = "grpo") -> ConfigDict:
         config.method.alpha = 0.5
         config.critic.pretraining_steps, config.critic.explained_variance = 10, 0.1
     if method == "trpo":  # a Fisher-vector product costs 2.7 gradients, and twice the memory of one
-        config.method.cg_iterations = 4
+        config.method.cg_iterations, config.method.radius = 3, 0.05
+        config.method.damping = 1.0  # of 64 responses the inverse finds directions that no others have
+        config.method.lambda_ = 1.0  # where few rewards are not 0, an untaught critic is all noise
+        config.critic.optimizer.learning_rate = 1e-4
         config.schedule.steps, config.checkpoint.every = 15, 15
         config.schedule.micro_batches = 2
     if method == "cpi":  # two networks of 540 MB; the safe step is too small to be seen

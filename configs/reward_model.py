@@ -2,7 +2,8 @@
 
     python -m experiments.train_reward_model --config=configs/reward_model.py --workdir=runs/reward_model
 
-About two minutes on two cores. Accuracy on held-out pairs: from 0.5 to 0.997, 0.994 and 0.989 (seeds 0, 1, 2).
+About two minutes on two cores. Accuracy on held-out pairs: from 0.5 to 0.997, 0.994 and 0.989 (seeds 0, 1
+and 2).
 Half as many updates left two of 17 runs at 0.91 and 0.94.
 Pairs of your own are read by `--config=configs/reward_model.py:FILE.jsonl`.
 """
