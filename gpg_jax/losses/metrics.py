@@ -91,7 +91,8 @@ def loss_metrics(
     gate = opening / jnp.where(signal, estimate.advantage, 1)
     count, signals = masked_sum(jnp.ones_like(ratio), mask), masked_sum(jnp.ones_like(ratio), signal)
     weight = _action_weight(batch.rollout, mask)
-    samples, drawn = jnp.sum(weight, dtype=jnp.float32), weight > 0
+    drawn = weight > 0
+    samples = masked_sum(weight, drawn)
     zeros = jnp.zeros_like(log_ratio)
     gap = jnp.abs(batch.old.log_prob - batch.rollout.behaviour_log_prob)
     metrics: Metrics = {
