@@ -4,7 +4,17 @@
     python -m experiments.train --config=configs/quickstart.py:ppo --workdir=runs/quickstart_ppo
 
 By GRPO in about 6 minutes: on held-out pairs, sampled accuracy from below 0.1 to above 0.9. Behind the colon
-stands any key of `gpg_jax.algorithms.ALGORITHMS`, or "a3c".
+stands any key of `gpg_jax.algorithms.ALGORITHMS`, or "a3c". By seed 0 and `--config.evaluation.samples=8` (4
+for `vapo`), 11 to 20 minutes of one core with other work beside it:
+
+          sampled           greedy
+  a2c     0.017 → 0.925     0.133 → 1.000
+  ppo     0.017 → 0.925     0.133 → 1.000
+  cpi     0.017 → 0.850     0.133 → 0.933
+  vapo    0.050 → 0.933     0.133 → 1.000; its critic explains nothing, before or after
+
+`trpo` takes 9 GB and two and a half minutes an update there; it was stopped behind the fourth of 15, at a
+reward of 0.09 from 0.03. `a3c` was not run.
 """
 
 from __future__ import annotations
@@ -44,7 +54,7 @@ def get_config(method: str = "grpo") -> ConfigDict:
         config.method.alpha = 0.5
         config.critic.pretraining_steps, config.critic.explained_variance = 10, 0.1
     if method == "trpo":  # a Fisher-vector product costs 2.7 gradients, and twice the memory of one
-        config.method.cg_iterations, config.method.radius = 3, 0.05
+        config.method.cg_iterations, config.method.radius, config.method.shrink = 3, 0.2, 0.7
         config.method.damping = 1.0  # of 64 responses the inverse finds directions that no others have
         config.method.lambda_ = 1.0  # where few rewards are not 0, an untaught critic is all noise
         config.critic.optimizer.learning_rate = 1e-4
