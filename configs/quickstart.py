@@ -56,8 +56,8 @@ def get_config(method: str = "grpo") -> ConfigDict:
         config.critic.pretraining_steps, config.critic.explained_variance = 10, 0.1
     if method == "trpo":  # a Fisher-vector product costs 2.7 gradients, and twice the memory of one
         config.method.cg_iterations, config.method.radius, config.method.shrink = 3, 0.2, 0.7
-        config.method.damping = 1.0  # of 64 responses the inverse finds directions that no others have
-        config.method.lambda_ = 1.0  # where few rewards are not 0, an untaught critic is all noise
+        config.method.damping = 1.0  # the Fisher information is that of 64 responses
+        config.method.lambda_ = 1.0  # hardly any reward is not 0 at first, and the critic knows nothing
         config.critic.optimizer.learning_rate = 1e-4
         config.schedule.steps, config.checkpoint.every = 15, 15
         config.schedule.micro_batches = 2
