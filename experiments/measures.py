@@ -24,6 +24,8 @@ def measure(setup: Setup, iteration: Iteration, before: float) -> dict[str, floa
     - `reward_failures`: rows for which a reward function raised or gave no number.
     - `generations`, `offered_groups`, `short_groups`: of dynamic sampling, see `training.collect`.
     - `calls`: calls of tools a row, and `tool_*`, what the tools did, where there are any.
+    - `forks`: rows of a prompt that begin behind tokens of another, where rows may; at most `schedule.group`
+      − `branching.roots`, and fewer where beams become narrow.
     - `staleness`, `learner_waits`: iterations that a rollout's parameters were behind, and seconds in which
       the learner had nothing to do until it came, where actors make them.
     - `learning_rate`: of the policy's last update so far, 0 before the first; left out where the optimizer
@@ -40,11 +42,13 @@ def measure(setup: Setup, iteration: Iteration, before: float) -> dict[str, floa
     metrics = {name: float(value) for name, value in sorted(jax.device_get(iteration.metrics).items())}
     seconds = time.perf_counter() - before  # once the metrics are here, the step is done
     collected = iteration.collected
-    tokens = _drawn(collected.rollout)
+    tokens = drawn_tokens(collected.rollout)
     tools = {"calls": float(collected.calls.mean()), **collected.counts} if setup.turns else {}
+    forked = {} if setup.config.branching.mode == "none" else {"forks": forks(collected.rollout)}
     return (
         metrics
         | tools
+        | forked
         | iteration.told
         | _rate(setup, iteration.step, int(metrics["updates"]))
         | {
@@ -67,9 +71,16 @@ def _rate(setup: Setup, step: int, updates: int) -> dict[str, float]:
     return {"learning_rate": float(rate)}
 
 
-def _drawn(rollout: Rollout) -> int:
+def drawn_tokens(rollout: Rollout) -> int:
+    """Tokens that the policy drew, those of a shared prefix once."""
     own = np.arange(rollout.tokens.shape[1]) >= np.asarray(rollout.fork)[:, None]
     return int(np.sum(np.asarray(rollout.action_mask) & own))
+
+
+def forks(rollout: Rollout) -> float:
+    """Rows of a prompt that begin behind tokens of another, in the mean over the prompts."""
+    parent = np.asarray(rollout.parent)
+    return float(np.sum(parent != np.arange(len(parent))) / len(np.unique(rollout.group)))
 
 
 def broken(metrics: Mapping[str, float]) -> str | None:

@@ -46,6 +46,11 @@ TOOL_PANELS: tuple[Panel, ...] = (
     ),
 )
 """Of runs with tools besides."""
+FORK_PANELS: tuple[Panel, ...] = (
+    ("forks", "of a prompt", {"forks": "rows that begin behind another's tokens"}),
+    ("sharing", "rows", {"sharing": "that have a token in common, in the mean"}),
+)
+"""Of runs whose rows fork besides."""
 
 
 def write_report(workdir: Path, title: str, phases: Mapping[str, range] | None = None) -> Path:
@@ -61,7 +66,8 @@ def write_report(workdir: Path, title: str, phases: Mapping[str, range] | None =
     """
     lines = list(records.read(workdir / "metrics.jsonl"))
     panels = PANELS
-    for metric, further in (("explained_variance", CRITIC_PANELS), ("tool_calls", TOOL_PANELS)):
+    further_panels = {"explained_variance": CRITIC_PANELS, "tool_calls": TOOL_PANELS, "forks": FORK_PANELS}
+    for metric, further in further_panels.items():
         panels += further if any(metric in line for line in lines) else ()
     if any("margin" in line for line in lines):
         panels = PREFERENCE_PANELS

@@ -5,7 +5,8 @@
 
 - Advantage collapse: responses so alike that most groups earn one reward; `signal_groups` falls.
 - Segmentation drift: tags stop to mean what they did; `marker_fault` rises.
-- Narrow beams: a calibrated token is shared by hardly anybody; `sharing` is near 1.
+- Narrow beams: hardly a row begins behind another's tokens, and a calibrated token is shared by hardly
+  anybody; `forks` falls, and `sharing` is near 1.
 """
 
 from __future__ import annotations
@@ -30,9 +31,9 @@ def get_config(length: str = "short") -> ConfigDict:
         }
     )
     right, *wrong = config.arms
-    shown = ("signal_groups", "marker_fault", "sharing")
+    shown = ("signal_groups", "marker_fault", "forks")
     config.pairs = tuple((right, arm, metric) for arm, metric in zip(wrong, shown, strict=True))
     config.compared = ()
-    config.columns = ("held_out/greedy", "reward", "signal_groups", "marker_fault", "sharing", "entropy")
-    config.curves = ("reward", "signal_groups", "marker_fault", "sharing", "entropy", "tool_calls")
+    config.columns = ("held_out/greedy", "reward", *shown, "sharing", "entropy")
+    config.curves = ("reward", *shown, "sharing", "entropy")
     return config

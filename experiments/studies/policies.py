@@ -8,6 +8,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from experiments.first_state import first_state
+from experiments.measures import drawn_tokens, forks
 from experiments.setup import Setup, stream
 from experiments.tasks import load_task
 from experiments.tools import asking
@@ -144,10 +145,9 @@ def described(rollout: Rollout) -> dict[str, float]:
     - `trained`: tokens that are trained on, those of a shared prefix in every row.
     - `trees`: rows that begin at the prompt, a prompt.
     """
-    position, rows = np.arange(rollout.tokens.shape[1])[None], np.arange(len(rollout.parent))
-    own = rollout.action_mask & (position >= rollout.fork[:, None])
+    prompts = len(np.unique(rollout.group))
     return {
-        "drawn": float(own.sum()),
+        "drawn": float(drawn_tokens(rollout)),
         "trained": float(rollout.action_mask.sum()),
-        "trees": float(np.sum(rollout.parent == rows) / len(np.unique(rollout.group))),
+        "trees": len(rollout.parent) / prompts - forks(rollout),
     }

@@ -34,6 +34,7 @@ def test_a_policy_calls_is_answered_and_forks(tmp_path):
     rollout = output.read_rollout(tmp_path / "w" / "rollouts" / f"{COLD + 2}.npz")
     rows = np.arange(len(rollout.tokens))
     assert (rollout.parent != rows).sum() > 4
+    assert lines[1]["forks"] == (rollout.parent != rows).sum() / 8
     task = load_task(from_config_dict(Experiment, get_config()))
     answered = 0
     for row in rows:
