@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import LogLocator, NullFormatter
 
 from experiments.studies.findings import Cell, GeometricInterval, Interval, geometric_interval, interval
 
@@ -86,6 +87,10 @@ def draw(found: Rounds) -> Figure:
     right.axhline(1, color="grey", linewidth=0.8)
     right.set_xticks(range(len(names)), names)
     right.set_yscale("log")
+    right.yaxis.set_major_locator(LogLocator(subs=(1, 1.5, 2, 3, 5, 7)))
+    right.yaxis.set_major_formatter("{x:g}")
+    right.yaxis.set_minor_formatter(NullFormatter())
+    right.set_ylabel(f"times {FIRST}'s")
     right.set_title(f"over {FIRST}, at the same rows")
     right.grid(alpha=0.25, axis="y")
     for axis in (left, right):

@@ -9,8 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from matplotlib.axes import Axes
-from matplotlib.figure import Figure
 from ml_collections import ConfigDict
 from rich.console import Console
 
@@ -19,12 +17,9 @@ from experiments.config import Experiment
 from experiments.progress import say
 from experiments.reading import from_config_dict
 from experiments.studies.findings import Cell, Findings, Interval, interval, paired
+from experiments.studies.training_figure import Lines, Values, draw
 from experiments.train import train
 from experiments.workdir import check_workdir
-
-Lines = list[dict[str, Any]]
-"""A run's `metrics.jsonl`."""
-
 
 COUNTED: dict[str, Callable[[Lines], float]] = {
     "reward, all iterations": lambda own: float(np.mean([line["reward"] for line in own])),
@@ -46,7 +41,7 @@ def default_study() -> ConfigDict:
       seed's compared columns, and its rise told.
     - `columns`: metrics of the table: a held-out accuracy at the end, any other as its mean over the last
       `tail` iterations.
-    - `curves`: metrics that are drawn, a panel each.
+    - `curves`: metrics that are drawn by iteration, a panel each, beside the columns that are compared.
     - `threshold`: of the reward; `tail` iterations with this mean are waited for.
     """
     return ConfigDict(
@@ -118,7 +113,9 @@ def training(config: ConfigDict, workdir: Path, console: Console) -> Findings:
         *trends(values, config.trend, config.compared),
         *_thresholds(config, lines, first),
     ]
-    return Findings(rows, draw(config, lines, first), told)
+    compared = dict.fromkeys((*config.compared, *(column for column, *_ in pairs)))
+    figure = draw(values, tuple(compared) or tuple(COUNTED), lines, config.curves, first)
+    return Findings(rows, figure, told)
 
 
 def experiment_of(config: ConfigDict, arm: str, seed: int) -> Experiment:
@@ -170,33 +167,6 @@ def reached(lines: Lines, first: int, threshold: float, tail: int) -> int | None
     means = np.convolve(rewards, np.ones(tail) / tail, mode="valid")
     above = np.flatnonzero(means >= threshold)
     return int(own[above[0] + tail - 1]["step"]) if len(above) else None
-
-
-def draw(config: ConfigDict, lines: Mapping[str, Sequence[Lines]], first: int = 0) -> Figure:
-    """A panel a curve: the arms' means over seeds, and 95% intervals as bands.
-
-    Args:
-      config: of the study.
-      lines: arm -> metrics of its runs.
-      first: iteration after the cold start, where the arms begin to differ.
-    """
-    lines = {arm: [_since(one, first) for one in found] for arm, found in lines.items()}
-    curves = tuple(config.curves)
-    columns = min(len(curves), 3)
-    height = -(-len(curves) // columns)
-    figure = Figure(figsize=(4.6 * columns, 3.4 * height), layout="constrained")
-    axes = list(figure.subplots(height, columns, squeeze=False).flat)
-    for axis, metric in zip(axes, curves, strict=False):
-        for number, (arm, found) in enumerate(lines.items()):
-            _band(axis, found, metric, arm, f"C{number}")
-        axis.set_title(metric, fontsize=10)
-        axis.set_xlabel("iteration")
-        axis.grid(alpha=0.25)
-    for axis in axes[len(curves) :]:
-        axis.set_axis_off()
-    axes[0].legend(fontsize=8, frameon=False)
-    figure.suptitle(f"mean of {config.seeds} seeds, 95% intervals", fontsize=10)
-    return figure
 
 
 def train_all(
@@ -277,9 +247,7 @@ def compared_pairs(config: ConfigDict) -> tuple[tuple[str, str, str], ...]:
     return (*every, *own)
 
 
-def comparisons(
-    values: Mapping[str, Sequence[Mapping[str, float]]], pairs: Sequence[tuple[str, str, str]]
-) -> list[str]:
+def comparisons(values: Values, pairs: Sequence[tuple[str, str, str]]) -> list[str]:
     """The first of each pair of arms less the second, seed by seed.
 
     Args:
@@ -297,9 +265,7 @@ def comparisons(
     return notes
 
 
-def trends(
-    values: Mapping[str, Sequence[Mapping[str, float]]], arms: Sequence[str], compared: Sequence[str]
-) -> list[str]:
+def trends(values: Values, arms: Sequence[str], compared: Sequence[str]) -> list[str]:
     """The rise of a line through arms in equal steps, fitted to each seed by least squares.
 
     Args:
@@ -336,14 +302,3 @@ def _thresholds(config: ConfigDict, lines: Mapping[str, Sequence[Lines]], first:
         after = f", after {interval(there)} iterations" if there else ""
         notes.append(f"{arm}: a reward of {config.threshold} in {len(there)} of {len(found)} seeds{after}")
     return notes
-
-
-def _band(axis: Axes, found: Sequence[Lines], metric: str, label: str, colour: str) -> None:
-    points = [{line["step"]: line[metric] for line in one if metric in line} for one in found]
-    steps = sorted(set.intersection(*(set(one) for one in points)))
-    if not steps:
-        return
-    spread = [interval([one[step] for one in points]) for step in steps]
-    mean, half = np.array([one.mean for one in spread]), np.array([one.half for one in spread])
-    axis.plot(steps, mean, color=colour, label=label, linewidth=1.5)
-    axis.fill_between(steps, mean - half, mean + half, color=colour, alpha=0.2, linewidth=0)

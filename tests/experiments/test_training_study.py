@@ -14,7 +14,6 @@ from experiments.methods import make_method
 from experiments.studies.training import (
     compared_pairs,
     comparisons,
-    draw,
     experiment_of,
     in_order,
     numbers,
@@ -22,6 +21,7 @@ from experiments.studies.training import (
     training,
     trends,
 )
+from experiments.studies.training_figure import draw
 
 
 def line(step: int, reward: float) -> dict[str, float]:
@@ -75,15 +75,25 @@ def test_numbers_are_of_the_end_and_of_the_whole():
         numbers(config, lines, first=3)
 
 
-def test_the_figure_has_a_band_an_arm():
-    config = get_config()
-    config.curves = ("reward",)
+def test_the_figure_has_a_dot_a_run_and_a_band_an_arm():
     runs = [[line(step, step * seed) for step in range(5)] for seed in (1, 3)]
-    (axis,) = draw(config, {"a": runs, "b": runs}).axes
-    means = [list(curve.get_ydata()) for curve in axis.lines]
-    assert means == [[0, 2, 4, 6, 8]] * 2 and len(axis.collections) == 2
-    (axis,) = draw(config, {"a": runs, "b": runs}, 2).axes
-    assert [list(curve.get_ydata()) for curve in axis.lines] == [[4, 6, 8]] * 2
+    values = {"a": [{"x": 1.0}, {"x": 3.0}], "b": [{"x": 5.0}, {"x": 2.0}]}
+
+    def panels(first):
+        figure = draw(values, ("x",), {"a": runs, "b": runs}, ("reward",), first)
+        return [axis for axis in figure.axes if axis.axison]
+
+    dots, curves = panels(first=0)
+    joined, drawn = [curve for curve in dots.lines if len(curve.get_xdata()) == 2][:2], {}
+    assert [list(seed.get_xdata()) for seed in joined] == [[1, 5], [3, 2]]  # a seed's runs
+    for curve in dots.lines:
+        if curve.get_marker() in ("o", "D"):
+            drawn.setdefault(curve.get_marker(), []).append(list(curve.get_xdata()))
+    assert drawn == {"o": [[1, 3], [5, 2]], "D": [[2], [3.5]]}  # runs and means
+    assert [label.get_text() for label in dots.get_yticklabels()] == ["a", "b"]
+    assert [list(curve.get_ydata()) for curve in curves.lines] == [[0, 2, 4, 6, 8]] * 2
+    assert len(curves.collections) == 2
+    assert [list(curve.get_ydata()) for curve in panels(first=2)[1].lines] == [[4, 6, 8]] * 2
 
 
 def test_arms_keep_their_order_and_the_first_is_compared_with_each_other():

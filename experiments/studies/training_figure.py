@@ -1,0 +1,104 @@
+"""The picture of arms that were trained side by side: their runs as dots, then their curves."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure, SubFigure
+
+from experiments.studies.findings import interval
+
+Lines = list[dict[str, Any]]
+"""A run's `metrics.jsonl`."""
+
+Values = Mapping[str, Sequence[Mapping[str, float]]]
+"""Arm -> column -> its number in each run."""
+
+ACROSS = 3
+"""Panels in a row."""
+
+WIDTH, HEIGHT, LINE = 4.6, 3.4, 0.3
+"""Inches of a panel, and of an arm among the dots."""
+
+
+def draw(
+    values: Values,
+    columns: Sequence[str],
+    lines: Mapping[str, Sequence[Lines]],
+    curves: Sequence[str],
+    first: int = 0,
+) -> Figure:
+    """A panel of dots a column, then a panel a curve.
+
+    Args:
+      values: what the table says of each run.
+      columns: of the table: a dot a run, and the mean over seeds with its 95% interval.
+      lines: arm -> metrics of its runs.
+      curves: metrics: the mean over seeds, and 95% intervals as bands.
+      first: iteration after the cold start, where the arms begin to differ.
+    """
+    rows = [-(-len(names) // ACROSS) for names in (columns, curves)]
+    heights = [rows[0] * (LINE * len(values) + 0.8), rows[1] * HEIGHT]
+    figure = Figure(figsize=(WIDTH * ACROSS, sum(heights)), layout="constrained")
+    dots, bands = figure.subfigures(2, 1, squeeze=False, height_ratios=heights).flat
+    for axis, name in zip(_panels(dots, rows[0], len(columns), sharey=True), columns, strict=True):
+        _dots(axis, values, name)
+    own = {
+        arm: [[line for line in run if line["step"] >= first] for run in runs] for arm, runs in lines.items()
+    }
+    axes = _panels(bands, rows[1], len(curves))
+    for axis, metric in zip(axes, curves, strict=True):
+        for number, (arm, runs) in enumerate(own.items()):
+            _band(axis, runs, metric, arm, f"C{number}")
+        axis.set_title(metric, fontsize=10)
+        axis.set_xlabel("iteration")
+        axis.grid(alpha=0.25)
+    axes[0].legend(fontsize=8, frameon=False)
+    seeds = len(next(iter(values.values())))
+    figure.suptitle(f"a dot a run, means of {seeds} seeds, 95% intervals", fontsize=10)
+    return figure
+
+
+def _panels(figure: SubFigure, rows: int, wanted: int, **options: Any) -> list[Axes]:
+    axes = list(figure.subplots(rows, ACROSS, squeeze=False, **options).flat)
+    for axis in axes[wanted:]:
+        axis.set_axis_off()
+    return axes[:wanted]
+
+
+def _dots(axis: Axes, values: Values, column: str) -> None:
+    """The arms from top to bottom; a grey line joins the runs of one seed."""
+    found = np.array([[run[column] for run in runs] for runs in values.values()])
+    places = np.arange(len(found))
+    axis.plot(found, places, color="grey", alpha=0.35, linewidth=0.8)
+    for place, runs in enumerate(found):
+        axis.plot(runs, np.full(len(runs), place), "o", color=f"C{place}", markersize=3.5, alpha=0.6)
+        spread = interval(runs.tolist())
+        axis.errorbar(
+            spread.mean,
+            place,
+            xerr=spread.half,
+            fmt="D",
+            color=f"C{place}",
+            markersize=6,
+            capsize=3,
+            mec="white",
+        )
+    axis.set_yticks(places, list(values), fontsize=8)
+    axis.set_ylim(len(found) - 0.5, -0.5)
+    axis.set_title(column, fontsize=10)
+    axis.grid(alpha=0.25, axis="x")
+
+
+def _band(axis: Axes, found: Sequence[Lines], metric: str, label: str, colour: str) -> None:
+    points = [{line["step"]: line[metric] for line in one if metric in line} for one in found]
+    steps = sorted(set.intersection(*(set(one) for one in points)))
+    if not steps:
+        return
+    spread = [interval([one[step] for one in points]) for step in steps]
+    mean, half = np.array([one.mean for one in spread]), np.array([one.half for one in spread])
+    axis.plot(steps, mean, color=colour, label=label, linewidth=1.5)
+    axis.fill_between(steps, mean - half, mean + half, color=colour, alpha=0.12, linewidth=0)
