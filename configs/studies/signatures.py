@@ -6,7 +6,9 @@
 - Advantage collapse: responses so alike that most groups earn one reward; `signal_groups` falls.
 - Segmentation drift: tags stop to mean what they did; `marker_fault` rises.
 - Narrow beams: hardly a row begins behind another's tokens, and a calibrated token is shared by hardly
-  anybody; `forks` falls, and `sharing` is near 1.
+  anybody; `forks` falls, and `sharing` is near 1. Forks by entropy narrow by themselves in a run that learns.
+
+The runs are compared by what the metrics are over all iterations.
 """
 
 from __future__ import annotations
@@ -14,7 +16,7 @@ from __future__ import annotations
 from ml_collections import ConfigDict
 
 from configs.arpo_search import get_config as search
-from experiments.studies.training import default_study, in_order, of_length
+from experiments.studies.training import WHOLE, default_study, in_order, of_length
 
 
 def get_config(length: str = "short") -> ConfigDict:
@@ -32,8 +34,9 @@ def get_config(length: str = "short") -> ConfigDict:
     )
     right, *wrong = config.arms
     shown = ("signal_groups", "marker_fault", "forks")
-    config.pairs = tuple((right, arm, metric) for arm, metric in zip(wrong, shown, strict=True))
+    whole = tuple(f"{metric}{WHOLE}" for metric in shown)
+    config.pairs = tuple((right, arm, column) for arm, column in zip(wrong, whole, strict=True))
     config.compared = ()
-    config.columns = ("held_out/greedy", "reward", *shown, "sharing", "entropy")
+    config.columns = ("held_out/greedy", "reward", *shown, *whole, "sharing", "entropy")
     config.curves = ("reward", *shown, "sharing", "entropy")
     return config

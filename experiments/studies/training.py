@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import multiprocessing
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -21,11 +21,14 @@ from experiments.studies.training_figure import Lines, Values, draw
 from experiments.train import train
 from experiments.workdir import check_workdir
 
-COUNTED: dict[str, Callable[[Lines], float]] = {
-    "reward, all iterations": lambda own: float(np.mean([line["reward"] for line in own])),
-    "new tokens": lambda own: float(np.sum([line["new_tokens"] for line in own])),
-}
-"""Columns that every table has: name -> its number, from a run's iterations behind the cold start."""
+WHOLE = ", all iterations"
+"""Behind a metric's name: its mean over a run's iterations behind the cold start."""
+
+DRAWN = "new tokens"
+"""Tokens drawn in all, behind the cold start."""
+
+COUNTED = (f"reward{WHOLE}", DRAWN)
+"""Columns that every table has."""
 
 
 def default_study() -> ConfigDict:
@@ -40,7 +43,7 @@ def default_study() -> ConfigDict:
     - `trend`: arms that change one thing in equal steps, from none of it to all; a line is fitted to each
       seed's compared columns, and its rise told.
     - `columns`: metrics of the table: a held-out accuracy at the end, any other as its mean over the last
-      `tail` iterations.
+      `tail` iterations, or with `WHOLE` behind its name over all of them.
     - `curves`: metrics that are drawn by iteration, a panel each, beside the columns that are compared.
     - `threshold`: of the reward; `tail` iterations with this mean are waited for.
     """
@@ -54,7 +57,7 @@ def default_study() -> ConfigDict:
             "trend": (),
             "seeds": 5,
             "jobs": 1,
-            "compared": ("held_out/sampled", "reward, all iterations", "new tokens"),
+            "compared": ("held_out/sampled", *COUNTED),
             "columns": ("held_out/sampled", "reward"),
             "curves": ("reward",),
             "tail": 10,
@@ -153,9 +156,7 @@ def numbers(config: ConfigDict, lines: Lines, first: int) -> dict[str, float]:
       ValueError: a metric that the run does not have.
     """
     own = iterations(lines, first)
-    found = {name: _last(lines, name, config.tail) for name in config.columns}
-    found.update({name: count(own) for name, count in COUNTED.items()})
-    return found
+    return {name: _number(lines, own, name, config.tail) for name in (*config.columns, *COUNTED)}
 
 
 def reached(lines: Lines, first: int, threshold: float, tail: int) -> int | None:
@@ -217,11 +218,20 @@ def iterations(lines: Lines, first: int) -> Lines:
     return [line for line in _since(lines, first) if "reward" in line]
 
 
-def _last(lines: Lines, name: str, tail: int) -> float:
-    found = [line[name] for line in lines if name in line]
+def _number(lines: Lines, own: Lines, name: str, tail: int) -> float:
+    if name == DRAWN:
+        return float(np.sum(_found(own, "new_tokens")))
+    if name.endswith(WHOLE):
+        return float(np.mean(_found(own, name.removesuffix(WHOLE))))
+    found = _found(lines, name)
+    return found[-1] if name.startswith("held_out/") else float(np.mean(found[-tail:]))
+
+
+def _found(lines: Lines, metric: str) -> list[float]:
+    found = [float(line[metric]) for line in lines if metric in line]
     if not found:
-        raise ValueError(f"the runs have no metric {name!r}; see their metrics.jsonl")
-    return float(found[-1]) if name.startswith("held_out/") else float(np.mean(found[-tail:]))
+        raise ValueError(f"the runs have no metric {metric!r}; see their metrics.jsonl")
+    return found
 
 
 def _row(arm: str, found: Sequence[Mapping[str, float]]) -> dict[str, Cell]:

@@ -62,14 +62,15 @@ def test_the_threshold_is_that_of_a_mean_behind_the_cold_start():
 
 def test_numbers_are_of_the_end_and_of_the_whole():
     config = get_config()
-    config.columns, config.tail = ("held_out/sampled", "reward"), 2
-    lines = [line(step, step / 10) for step in range(1, 7)]
+    config.columns, config.tail = ("held_out/sampled", "reward", "entropy", "entropy, all iterations"), 2
+    lines = [{**line(step, step / 10), "entropy": step**2} for step in range(1, 7)]
     lines += [{"step": 0, "held_out/sampled": 0.1}, {"step": 6, "held_out/sampled": 0.9}]
     found = numbers(config, lines, first=3)
     assert found["held_out/sampled"] == 0.9
     assert found["reward"] == pytest.approx(0.55)
     assert found["reward, all iterations"] == pytest.approx((0.3 + 0.4 + 0.5 + 0.6) / 4)
     assert found["new tokens"] == 40
+    assert (found["entropy"], found["entropy, all iterations"]) == (61 / 2, 86 / 4)  # 9, 16, 25, 36
     config.columns = ("no_such_metric",)
     with pytest.raises(ValueError, match="no_such_metric"):
         numbers(config, lines, first=3)
