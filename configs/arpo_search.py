@@ -30,6 +30,7 @@ def get_config(kind: str = "tools") -> ConfigDict:
     config.model.width, config.model.mlp_width = 96, 192
     config.task.name = "hops"
     config.task.verifier = "answer_tag"
+    config.task.rewards = {"arpo_tags": 1.0}
     config.task.prompt_tokens = 9
     config.task.alphabet = string.ascii_lowercase + " ?"
     config.task.pieces = (

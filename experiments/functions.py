@@ -6,6 +6,7 @@ from gpg_jax.data.reversal import places_right
 from gpg_jax.environments import boxed
 from gpg_jax.environments.arpo_reward import arpo_f1, arpo_reward
 from gpg_jax.environments.rewards import RewardFunction
+from gpg_jax.environments.tag_reward import tag_reward
 from gpg_jax.environments.verifiers import VERIFIERS, puzzle_match
 
 FUNCTIONS: dict[str, RewardFunction] = VERIFIERS | {
@@ -13,6 +14,7 @@ FUNCTIONS: dict[str, RewardFunction] = VERIFIERS | {
     "puzzle": puzzle_match(),
     "arpo": arpo_reward,
     "arpo_f1": arpo_f1,
+    "arpo_tags": tag_reward,
     "answer_f1": boxed.answer_f1,
     "boxed_f1": boxed.boxed_f1,
     "boxed_exact": boxed.boxed_exact,
