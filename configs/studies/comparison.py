@@ -57,7 +57,8 @@ def get_config(model: str = "tiny") -> ConfigDict:
         "marker_fault",
         "clip_fraction",
     )
-    config.curves = ("reward", "tool_calls", "marker_fault", "entropy", "length")
+    config.compared = (*config.compared, "tool_calls")
+    config.curves = ("reward", "tool_calls", "marker_fault", "entropy", "length", "truncated")
     if model == "smollm2":
         config.base.output.tags = TAGS  # faults are counted in the arms without markers too
         config.columns = tuple(name for name in config.columns if name != "held_out/greedy")  # not evaluated
