@@ -24,8 +24,8 @@ def measure(setup: Setup, iteration: Iteration, before: float) -> dict[str, floa
     - `reward_failures`: rows for which a reward function raised or gave no number.
     - `generations`, `offered_groups`, `short_groups`: of dynamic sampling, see `training.collect`.
     - `calls`: calls of tools a row, and `tool_*`, what the tools did, where there are any.
-    - `forks`: rows of a prompt that begin behind tokens of another, where rows may; at most `schedule.group`
-      − `branching.roots`, and fewer where beams become narrow.
+    - `forks`: rows of a prompt that begin behind tokens of another, where rows may and behind the cold start;
+      at most `schedule.group` − `branching.roots`, and fewer where beams become narrow.
     - `staleness`, `learner_waits`: iterations that a rollout's parameters were behind, and seconds in which
       the learner had nothing to do until it came, where actors make them.
     - `learning_rate`: of the policy's last update so far, 0 before the first; left out where the optimizer
@@ -44,7 +44,8 @@ def measure(setup: Setup, iteration: Iteration, before: float) -> dict[str, floa
     collected = iteration.collected
     tokens = drawn_tokens(collected.rollout)
     tools = {"calls": float(collected.calls.mean()), **collected.counts} if setup.turns else {}
-    forked = {} if setup.config.branching.mode == "none" else {"forks": forks(collected.rollout)}
+    forking = setup.config.branching.mode != "none" and iteration.step > setup.schedule.cold_steps
+    forked = {"forks": forks(collected.rollout)} if forking else {}
     return (
         metrics
         | tools

@@ -18,7 +18,7 @@ from ml_collections import ConfigDict
 from configs.arpo_search import get_config as search
 from configs.arpo_smollm2 import get_config as smollm2
 from configs.studies.comparison import TOKENS, UNFORKED
-from experiments.studies.training import default_study, in_order, of_length
+from experiments.studies.training import DRAWN, WHOLE, default_study, in_order, of_length
 
 SIZES = {
     "220 k": {},
@@ -53,8 +53,13 @@ def get_config(size: str = "small") -> ConfigDict:
     config = default_study()
     config.question = "Does ARPO's lead over GRPO grow with the model?"
     config.seeds = 3
-    config.columns = ("held_out/sampled", "reward", "tool_calls")
-    config.curves = ("reward", "entropy", "tool_calls")
+    config.columns = ("held_out/sampled", "outcome", "reward", "tool_calls", f"outcome{WHOLE}")
+    config.compared = (
+        "held_out/sampled",
+        f"outcome{WHOLE}",
+        DRAWN,
+    )  # a reward, too, means what its task says
+    config.curves = ("outcome", "entropy", "tool_calls")
     if size == "smollm2":
         config.base = smollm2()
         config.arms = in_order({"arpo": {}, "grpo": UNFORKED_TOKENS})

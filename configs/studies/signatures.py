@@ -5,8 +5,8 @@
 
 - Advantage collapse: responses so alike that most groups earn one reward; `signal_groups` falls.
 - Segmentation drift: tags stop to mean what they did; `marker_fault` rises.
-- Narrow beams: hardly a row begins behind another's tokens, and a calibrated token is shared by hardly
-  anybody; `forks` falls, and `sharing` is near 1. Forks by entropy narrow by themselves in a run that learns.
+- Narrow beams: where entropy must rise by 5% of log V, and not at all, hardly a row begins behind another's
+  tokens, and a calibrated token is shared by hardly anybody; `forks` falls, and `sharing` is near 1.
 
 The runs are compared by what the metrics are over all iterations.
 """
@@ -29,14 +29,14 @@ def get_config(length: str = "short") -> ConfigDict:
             "as it should be": {},
             "collapse: nearly greedy samples": {"sampling": {"temperature": 0.2}},
             "drift: entropy is paid for": {"method": {"entropy_coefficient": 0.3}},
-            "narrow: one fork a group": {"branching": {"roots": 7}},
+            "narrow: forks where entropy rises by 5%": {"branching": {"threshold": 0.51}},
         }
     )
-    right, *wrong = config.arms
-    shown = ("signal_groups", "marker_fault", "forks")
-    whole = tuple(f"{metric}{WHOLE}" for metric in shown)
-    config.pairs = tuple((right, arm, column) for arm, column in zip(wrong, whole, strict=True))
+    right, collapse, drift, narrow = config.arms
+    shown = {"signal_groups": collapse, "marker_fault": drift, "forks": narrow, "sharing": narrow}
+    config.pairs = tuple((right, arm, f"{metric}{WHOLE}") for metric, arm in shown.items())
     config.compared = ()
-    config.columns = ("held_out/greedy", "reward", *shown, *whole, "sharing", "entropy")
-    config.curves = ("reward", *shown, "sharing", "entropy")
+    whole = tuple(f"{metric}{WHOLE}" for metric in shown)
+    config.columns = ("held_out/greedy", "outcome", *shown, *whole, "entropy")
+    config.curves = ("reward", *shown, "entropy")
     return config

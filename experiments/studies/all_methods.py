@@ -96,7 +96,7 @@ def row(config: ConfigDict, arm: str, found: Sequence[Lines]) -> dict[str, Cell]
       found: metrics of its runs.
     """
     firsts, lasts = zip(*(_ends(one, config.tail) for one in found), strict=True)
-    steps = [reached(one, 1, config.threshold, config.tail) for one in found]
+    steps = [reached(one, 1, "reward", config.threshold, config.tail) for one in found]
     there = [step for step in steps if step is not None]
     group = experiment_of_arm(config, arm, 0).schedule.group
     counts = {

@@ -45,7 +45,7 @@ def default_study() -> ConfigDict:
     - `columns`: metrics of the table: a held-out accuracy at the end, any other as its mean over the last
       `tail` iterations, or with `WHOLE` behind its name over all of them.
     - `curves`: metrics that are drawn by iteration, a panel each, beside the columns that are compared.
-    - `threshold`: of the reward; `tail` iterations with this mean are waited for.
+    - `threshold`: of the outcome; `tail` iterations with this mean are waited for.
     """
     return ConfigDict(
         {
@@ -98,8 +98,10 @@ def training(config: ConfigDict, workdir: Path, console: Console) -> Findings:
       console: where a person reads.
 
     Raises:
-      ValueError: an arm whose configuration is wrong; nothing has run then.
+      ValueError: an arm whose configuration is wrong, or a column or curve that there cannot be; nothing has
+        run then.
     """
+    _check_shown(config)
     seeds = range(config.seeds)
     runs = {(arm, seed): experiment_of(config, arm, seed) for arm in config.arms for seed in seeds}
     pairs = compared_pairs(config)
@@ -119,6 +121,15 @@ def training(config: ConfigDict, workdir: Path, console: Console) -> Findings:
     compared = dict.fromkeys((*config.compared, *(column for column, *_ in pairs)))
     figure = draw(values, tuple(compared) or tuple(COUNTED), lines, config.curves, first)
     return Findings(rows, figure, told)
+
+
+def _check_shown(config: ConfigDict) -> None:
+    if not config.curves:
+        raise ValueError("curves is empty; name a metric to draw")
+    if wrong := [name for name in config.columns if name.startswith("held_out/") and name.endswith(WHOLE)]:
+        raise ValueError(
+            f"columns has {wrong[0]!r}: what is held out is evaluated now and then; take it alone"
+        )
 
 
 def experiment_of(config: ConfigDict, arm: str, seed: int) -> Experiment:
@@ -159,13 +170,13 @@ def numbers(config: ConfigDict, lines: Lines, first: int) -> dict[str, float]:
     return {name: _number(lines, own, name, config.tail) for name in (*config.columns, *COUNTED)}
 
 
-def reached(lines: Lines, first: int, threshold: float, tail: int) -> int | None:
-    """The first iteration at whose end the mean reward of the last `tail` ones is at the threshold."""
+def reached(lines: Lines, first: int, metric: str, threshold: float, tail: int) -> int | None:
+    """The first iteration at whose end the mean of a metric over the last `tail` ones is at the threshold."""
     own = iterations(lines, first)
-    rewards = np.array([line["reward"] for line in own])
-    if len(rewards) < tail:
+    values = np.array([line[metric] for line in own])
+    if len(values) < tail:
         return None
-    means = np.convolve(rewards, np.ones(tail) / tail, mode="valid")
+    means = np.convolve(values, np.ones(tail) / tail, mode="valid")
     above = np.flatnonzero(means >= threshold)
     return int(own[above[0] + tail - 1]["step"]) if len(above) else None
 
@@ -304,11 +315,11 @@ def _verdict(apart: Interval) -> str:
 
 
 def _thresholds(config: ConfigDict, lines: Mapping[str, Sequence[Lines]], first: int) -> list[str]:
-    """When each arm's reward was at the threshold."""
+    """When each arm's outcome was at the threshold."""
     notes = []
     for arm, found in lines.items():
-        steps = [reached(one, first, config.threshold, config.tail) for one in found]
+        steps = [reached(one, first, "outcome", config.threshold, config.tail) for one in found]
         there = [step - first + 1 for step in steps if step is not None]
         after = f", after {interval(there)} iterations" if there else ""
-        notes.append(f"{arm}: a reward of {config.threshold} in {len(there)} of {len(found)} seeds{after}")
+        notes.append(f"{arm}: an outcome of {config.threshold} in {len(there)} of {len(found)} seeds{after}")
     return notes

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure, SubFigure
+from matplotlib.lines import Line2D
 
 from experiments.studies.findings import interval
 
@@ -49,16 +50,17 @@ def draw(
     own = {
         arm: [[line for line in run if line["step"] >= first] for run in runs] for arm, runs in lines.items()
     }
-    axes = _panels(bands, rows[1], len(curves))
-    for axis, metric in zip(axes, curves, strict=True):
+    for axis, metric in zip(_panels(bands, rows[1], len(curves)), curves, strict=True):
         for number, (arm, runs) in enumerate(own.items()):
             _band(axis, runs, metric, arm, f"C{number}")
         axis.set_title(metric, fontsize=10)
         axis.set_xlabel("iteration")
         axis.grid(alpha=0.25)
-    axes[0].legend(fontsize=8, frameon=False)
+    handles = [Line2D([], [], color=f"C{number}", label=arm) for number, arm in enumerate(values)]
+    bands.legend(handles=handles, loc="outside lower center", ncols=4, fontsize=8, frameon=False)
     seeds = len(next(iter(values.values())))
-    figure.suptitle(f"a dot a run, means of {seeds} seeds, 95% intervals", fontsize=10)
+    told = f"a dot a run, means of {seeds} seeds, 95% intervals" if seeds > 1 else "one run an arm"
+    figure.suptitle(told, fontsize=10)
     return figure
 
 

@@ -1,4 +1,4 @@
-"""The reward of ARPO (arXiv 2507.19849, section 3.3; `deep_research.py` of its code).
+"""The reward of ARPO (arXiv 2507.19849, "hierarchical reward design"; `deep_research.py` of its code).
 
     R = −1              the format is broken
         0               the answer shares no word with any gold answer

@@ -137,7 +137,7 @@ def rollout_metrics(batch: Batch, estimate: Estimate) -> Metrics:
     """What a rollout brought, over all of its rows, kept or not.
 
     - `reward`, `outcome`, `length` (actions a row), `truncated`, `kept`: means over rows.
-    - `signal_groups`: fraction of rows whose group's outcomes differ.
+    - `signal_groups`: fraction of rows whose group's rewards differ; a group's advantage is 0 in the others.
     - `advantage_mean`, `advantage_square`, `advantage_max` (of |A|), `correction`: over actions trained on.
 
     Args:
@@ -151,7 +151,7 @@ def rollout_metrics(batch: Batch, estimate: Estimate) -> Metrics:
     actions = jnp.asarray(rollout.action_mask)
     mask = (estimate.unit_ids >= 0) & estimate.keep[:, None]
     rows, count = jnp.float32(actions.shape[0]), jnp.sum(mask, dtype=jnp.float32)
-    differ = group_max(rollout.outcome, rollout.group) != group_min(rollout.outcome, rollout.group)
+    differ = group_max(rollout.reward, rollout.group) != group_min(rollout.reward, rollout.group)
     return {
         "reward": (jnp.sum(rollout.reward), rows),
         "outcome": (jnp.sum(rollout.outcome), rows),

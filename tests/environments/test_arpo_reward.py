@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 
 import pytest
+from trajectories import trajectory
 
 from gpg_jax.data.examples import Example
 from gpg_jax.environments.answers import exact, f1
@@ -12,11 +13,6 @@ from gpg_jax.environments.arpo_reward import arpo_f1, arpo_reward, calls, format
 from gpg_jax.environments.trajectory import Part, Trajectory, parse
 
 GOLD = Example("q", "cat")
-
-
-def trajectory(*texts: str) -> Trajectory:
-    """Texts by turns: the policy's, a tool's, the policy's, …"""
-    return Trajectory([Part(text, number % 2 == 0) for number, text in enumerate(texts)])
 
 
 def answered(answer: str, *before: str) -> Trajectory:

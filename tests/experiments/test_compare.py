@@ -98,7 +98,7 @@ def test_iterations_that_a_pretraining_left_out_are_not_counted():
     early = [line for line in lines([0.2] * 6 + [1.0] * 4) if not 2 < line["step"] <= 5]
     told = study.numbered(early)
     assert [line["step"] for line in told] == list(range(1, 8))
-    assert study.reached(early, 1, 0.9, 2) == 8 and study.reached(told, 1, 0.9, 2) == 5
+    assert study.reached(early, 1, "reward", 0.9, 2) == 8 and study.reached(told, 1, "reward", 0.9, 2) == 5
 
 
 def test_a_trust_region_is_told_beside_its_radius():

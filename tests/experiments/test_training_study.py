@@ -54,10 +54,12 @@ def test_an_arm_that_does_not_fit_is_refused_before_anything_runs(tmp_path, arm)
 def test_the_threshold_is_that_of_a_mean_behind_the_cold_start():
     rewards = [1, 1, 0, 0, 1, 1, 1]  # the first two belong to the cold start
     lines = [line(step, reward) for step, reward in enumerate(rewards, 1)]
-    assert reached(lines, 3, 0.6, 3) == 6  # (0, 1, 1)/3 is the first mean of three that is high enough
-    assert reached(lines, 3, 1.0, 3) == 7
-    assert reached(lines, 3, 1.0, 4) is None
-    assert reached(lines, 3, 0.0, 9) is None
+    assert (
+        reached(lines, 3, "reward", 0.6, 3) == 6
+    )  # (0, 1, 1)/3 is the first mean of three that is high enough
+    assert reached(lines, 3, "reward", 1.0, 3) == 7
+    assert reached(lines, 3, "reward", 1.0, 4) is None
+    assert reached(lines, 3, "reward", 0.0, 9) is None
 
 
 def test_numbers_are_of_the_end_and_of_the_whole():
@@ -74,6 +76,31 @@ def test_numbers_are_of_the_end_and_of_the_whole():
     config.columns = ("no_such_metric",)
     with pytest.raises(ValueError, match="no_such_metric"):
         numbers(config, lines, first=3)
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "message"),
+    [
+        ("curves", (), "curves is empty"),
+        ("columns", ("held_out/greedy, all iterations",), "evaluated now and then"),
+        ("compared", ("clip",), "compared names clip"),
+    ],
+)
+def test_what_cannot_be_shown_is_refused_before_anything_runs(tmp_path, key, value, message):
+    config = get_config()
+    config[key] = value
+    with pytest.raises(ValueError, match=message):
+        training(config, tmp_path, Console(quiet=True))
+    assert not list(tmp_path.iterdir())
+
+
+def test_the_figure_of_one_seed_claims_no_interval():
+    runs = {arm: [[line(step, step) for step in range(5)]] for arm in "ab"}
+    values = {arm: [{"x": 1.0}] for arm in "ab"}
+    figure = draw(values, ("x",), runs, ("reward", "clip"))  # of which no arm has the second
+    assert figure.get_suptitle() == "one run an arm"
+    named = [text.get_text() for part in figure.subfigs for legend in part.legends for text in legend.texts]
+    assert named == ["a", "b"]
 
 
 def test_the_figure_has_a_dot_a_run_and_a_band_an_arm():

@@ -6,6 +6,7 @@ import examples
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 
 from gpg_jax.algorithms import ALGORITHMS
 from gpg_jax.losses import metrics, objective
@@ -53,6 +54,17 @@ def test_by_hand():
     assert rollout["truncated"] == 0.5 and rollout["signal_groups"] == 1 and rollout["length"] == 2.5
     np.testing.assert_allclose(rollout["advantage_mean"], (2 - 3) / 5, rtol=1e-6)
     np.testing.assert_allclose(rollout["advantage_square"], 1, rtol=1e-6)
+
+
+@pytest.mark.parametrize(("reward", "outcome", "signal"), [([-1, 0], [0, 0], 1), ([-1, -1], [1, 0], 0)])
+def test_a_group_has_a_signal_where_its_rewards_differ(reward, outcome, signal):
+    """What is paid for is learnt, whatever is right."""
+    reward, outcome = (np.array(values, np.float32) for values in (reward, outcome))
+    batch = examples.make_batch(examples.make_rollout(MASK, reward, [0, 0], outcome=outcome))
+    method = ALGORITHMS["grpo"](kl_coefficient=0.0)
+    estimated = objective.estimate(method, batch, method.state)[0]
+    found = metrics.reduce(metrics.rollout_metrics(objective.hide_masked(batch), estimated))
+    assert found["signal_groups"] == signal and (found["advantage_square"] > 0) == signal
 
 
 def test_divergences_count_rows_by_their_leaf_weight():
