@@ -35,6 +35,7 @@ from experiments.studies.estimators import (
     compile_gradients,
 )
 from experiments.studies.findings import Findings
+from experiments.studies.gradients_figure import draw
 from experiments.studies.kept import every_seed
 from experiments.studies.moments import Moments
 from experiments.studies.policies import (
@@ -112,7 +113,7 @@ def gradients(config: ConfigDict, workdir: Path, console: Console) -> Findings:
     """
     lab = functools.cache(lambda: open_lab(config))
     found = every_seed(config, workdir, console, lambda seed: measure_seed(lab(), seed))
-    return Findings(report.table(found), report.draw(found), report.notes(found))
+    return Findings(report.table(found), draw(found), report.notes(found))
 
 
 def open_lab(config: ConfigDict) -> Lab:

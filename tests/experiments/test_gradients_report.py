@@ -3,7 +3,9 @@
 import pytest
 
 from experiments.studies import gradients_report as report
-from experiments.studies.estimators import ESTIMATORS, TREE, UNBIASED
+from experiments.studies.estimators import ESTIMATORS, FAMILIES, TREE, UNBIASED
+from experiments.studies.gradients_figure import draw
+from experiments.studies.gradients_records import LENGTH, OWN
 
 PLAIN = {
     "variance": 2.0,
@@ -67,7 +69,7 @@ def test_a_mean_that_is_all_noise_is_not_told():
         report.notes(found)
     )
     row = next(row for row in report.table(found) if row["family"] == TREE and row["width"] == "2")
-    assert str(row[report.OWN]) == str(row[report.LENGTH]) == "not told"
+    assert str(row[OWN]) == str(row[LENGTH]) == "not told"
 
 
 def test_the_policy_is_told_by_prompts_as_they_come():
@@ -120,8 +122,23 @@ def test_the_table_and_the_picture_bear_what_is_not_told():
     assert len(rows) == 8  # a row for each family and way: what is not told is alike, too
     assert {str(row["variance"]) for row in rows if row["width"] == "2"} == {"not told"}
     assert rows[0]["groups with signal"].mean == 0.75 and rows[0]["rollouts with signal"].mean == 1
-    report.draw(found)
-    report.draw(found[:1])
+    draw(found)
+    draw(found[:1])
+
+
+def test_the_picture_has_ratios_to_no_forks():
+    """Twice and half the variance, at 0.8 of the tokens; cosines 0.1 below."""
+    found = [
+        policy_like(({"branching": "2"}, {"variance": 2.0 * ratio, "cosine": 0.4, "bias": 0.3}))
+        for ratio in (2, 0.5)
+    ]
+    drawn = []
+    for axis in draw(found).axes:
+        lines = [container.lines[0] for container in axis.containers]
+        assert len(lines) == 2 * len(FAMILIES)
+        drawn.append({round(float(value), 6) for curve in lines for value in curve.get_ydata()})
+        assert [label.get_text() for label in axis.get_xticklabels()] == ["width 2"]
+    assert drawn == [{1.0}, {0.8}, {0.3}, {-0.1}]
 
 
 def test_without_forks_nothing_is_said_of_them():
