@@ -3,8 +3,8 @@
     python -m experiments.train --config=configs/arpo_search.py --workdir=runs/search
 
 The town of bob's boss stands in no document: one says who the boss is, another where that one lives. The
-people of the held-out questions are never asked about in training. The argument `without_tools` shows what
-can be guessed.
+people of the held-out questions are never asked about in training. A broken format earns −1, whatever the
+answer. The argument `without_tools` shows what can be guessed.
 
 Five minutes of one core. On 150 held-out questions, sampled: 0.40 behind the cold start, 0.92 at the end;
 greedy 1.00 and 1.00; without tools 0.03 and 0.03 (seed 0; five seeds are in the README's comparison).
