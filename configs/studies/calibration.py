@@ -20,7 +20,7 @@ def get_config(length: str = "short") -> ConfigDict:
     """Five seeds of three widths, each with and without."""
     config = default_study()
     config.question = "Do calibrated advantages learn better, and at which beam width?"
-    config.base = of_length(search(), length, 120)
+    config.base = of_length(search(), length, 80)
     config.base.branching.mode = "fixed"
     config.base.method.aggregation = "sequence_mean"
     config.arms = in_order(

@@ -30,7 +30,7 @@ def get_config(model: str = "tiny") -> ConfigDict:
     config.question = "What does beaming cost beside GRPO at the same budget of responses?"
     config.base = search()
     config.base.schedule.group = 16
-    config.iterations = 150
+    config.iterations = config.base.cold_start.steps
     config.seeds = 24
     if model == "small":
         config.iterations = 0

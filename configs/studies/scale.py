@@ -65,7 +65,7 @@ def get_config(size: str = "small") -> ConfigDict:
         config.arms = in_order({"arpo": {}, "grpo": UNFORKED_TOKENS})
         config.tail = 3
         return config
-    config.base = of_length(search(), "full" if size == "large" else "short", 120)
+    config.base = of_length(search(), "full" if size == "large" else "short", 80)
     names = FROM_SCRATCH[size]
     config.arms = in_order(
         {

@@ -19,7 +19,7 @@ def get_config(length: str = "short") -> ConfigDict:
     """Five seeds of eight cuts; rows are not forked."""
     config = default_study()
     config.question = "Does it matter that macro-actions end at tags?"
-    config.base = of_length(search(), length, 120)
+    config.base = of_length(search(), length, 80)
     config.base.branching.mode, config.base.branching.leaf_weight = "none", "uniform"
     noisy = {f"tags, {share:.0%} moved": {"method": {"boundary_noise": share}} for share in (0.25, 0.5, 0.75)}
     config.arms = in_order(

@@ -23,7 +23,7 @@ def get_config(length: str = "short") -> ConfigDict:
     """Five seeds of a run as it should be, and of three that fail."""
     config = default_study()
     config.question = "Which metric shows that a run goes wrong?"
-    config.base = of_length(search(), length, 120)
+    config.base = of_length(search(), length, 80)
     config.arms = in_order(
         {
             "as it should be": {},
