@@ -4,7 +4,7 @@
     python -m experiments.study --config=configs/studies/segmentation.py:full --workdir=runs/segmentation_full
 
 The cut matters where a rollout is used for several updates alone: at a ratio of 1 all cuts have one gradient.
-The search task uses one for eight.
+The search task uses one for eight. The ratio is a unit's geometric mean, with a clip of 0.02 for all.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from __future__ import annotations
 from ml_collections import ConfigDict
 
 from configs.arpo_search import get_config as search
+from configs.studies.comparison import NARROW
 from experiments.studies.training import default_study, in_order, of_length
 
 
@@ -21,6 +22,7 @@ def get_config(length: str = "short") -> ConfigDict:
     config.question = "Does it matter that macro-actions end at tags?"
     config.base = of_length(search(), length, 80)
     config.base.branching.mode, config.base.branching.leaf_weight = "none", "uniform"
+    config.base.method.update(NARROW)
     noisy = {f"tags, {share:.0%} moved": {"method": {"boundary_noise": share}} for share in (0.25, 0.5, 0.75)}
     config.arms = in_order(
         {

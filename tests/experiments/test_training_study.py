@@ -178,7 +178,7 @@ def test_the_arms_of_the_comparison_are_charged_alike(model, tool):
         assert method.objective.penalties == () and "reference" not in method.needs, arm
         marked = run.method.arguments.get("markers")
         assert run.output.tags == (tool, "answer") and marked in (None, run.output.tags), arm
-        assert (marked is None) == (arm in ("grpo", "gspo", "the whole response")), arm
+        assert (marked is None) == (arm in ("grpo", "gspo")), arm
 
 
 @pytest.mark.parametrize("model", ["tiny", "smollm2"])
