@@ -13,8 +13,10 @@ from gpg_jax.algorithms import ALGORITHMS
 from gpg_jax.losses import objective
 from gpg_jax.types import Scores
 
-README = (pathlib.Path(__file__).parents[1] / "README.md").read_text(encoding="utf-8")
-
+ROOT = pathlib.Path(__file__).parents[1]
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+NOTEBOOKS = ROOT / "notebooks"
+STUDIES = {path.stem for path in (ROOT / "configs" / "studies").glob("*.py")} - {"__init__"}
 
 METHOD, TOOL = re.findall(r"```python\n(.*?)```", README, re.S)
 
@@ -33,9 +35,7 @@ def test_the_tables_are_the_dictionary_of_methods():
 
 def test_the_table_of_studies_is_the_folder_of_their_configs():
     asked = README.split("\n## The papers' questions\n")[1].split("\n## ")[0]
-    folder = pathlib.Path(__file__).parents[1] / "configs" / "studies"
-    names = {path.stem for path in folder.glob("*.py")} - {"__init__"}
-    assert set(re.findall(r"^\| `(\w+)` \|", asked, re.M)) == names
+    assert set(re.findall(r"^\| `(\w+)` \|", asked, re.M)) == STUDIES
 
 
 def test_the_example_is_short_and_is_what_it_says():
@@ -55,3 +55,14 @@ def test_the_tool_answers(monkeypatch):
     monkeypatch.setattr(tools, "TOOLS", dict(tools.TOOLS))
     run(TOOL)
     assert tools.TOOLS["reverse"](Experiment()).call("abc") == "cba"
+
+
+def test_every_study_has_its_command_and_its_table():
+    page = (NOTEBOOKS / "studies.md").read_text(encoding="utf-8")
+    found = set()
+    for section in page.split("\n## ")[1:]:
+        (name,) = set(re.findall(r"--config=configs/studies/(\w+)\.py --workdir=W", section))
+        figures = re.findall(r"!\[[^]]+\]\((figures/\w+\.png)\)", section)
+        assert "\n|---|" in section and all((NOTEBOOKS / path).is_file() for path in figures), name
+        found.add(name)
+    assert found == STUDIES - {"cards"}  # which have a page of their own

@@ -26,7 +26,7 @@ TOKENS = {"markers": None, "ratio": None, "name": "grpo", "kl_coefficient": 0.0}
 SEQUENCE = {"markers": None, "ratio": None, "name": "gspo", "aggregation": "sequence_mean"}
 WIDE = {"ratio": "unit_geometric"}
 NARROW = {**WIDE, "clip_low": 0.02, "clip_high": 0.02}
-"""The geometric mean of a unit's ratios leaves 1 later than a token's ratio does, and so its clip binds later."""
+"""The geometric mean of a unit's ratios leaves 1 later than a token's does, and its clip binds later."""
 
 
 def get_config(model: str = "tiny") -> ConfigDict:

@@ -80,9 +80,9 @@ def gpg(
     before they forked, so that without forks every row keeps its own. `sharing`, how many rows share a token
     in the mean, is reported: near 1 the calibration averages over nothing.
 
-    The geometric mean of a unit's ratios is nearer to 1 than its tokens' are, so that an ε made for tokens binds
-    too late for it: a token may fall without bound while its unit's s_T stays within 1 ± ε, and its weight,
-    which the token's own ratio would take to 0, stays s_T. GSPO's ε is 3e-4 for that reason.
+    The geometric mean of a unit's ratios is nearer to 1 than its tokens' are, so that an ε made for tokens
+    binds too late: a token may fall without bound while its unit's s_T stays within 1 ± ε, and the weight of
+    its gradient, which the token's own ratio would take to 0, stays s_T. GSPO takes 3e-4 and 4e-4.
 
     Args:
       units: `Batch` -> unit ids `int32[B, L]`.
