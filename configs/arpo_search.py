@@ -6,8 +6,9 @@ The town of bob's boss stands in no document: one says who the boss is, another 
 people of the held-out questions are never asked about in training. A broken format earns −1, whatever the
 answer. The argument `without_tools` shows what can be guessed.
 
-Five minutes of one core. On 150 held-out questions, sampled: 0.40 behind the cold start, 0.92 at the end;
-greedy 1.00 and 1.00; without tools 0.03 and 0.03 (seed 0; five seeds are in the README's comparison).
+Three minutes of one core. On 150 held-out questions, sampled, seeds 0, 1 and 2: 0.51, 0.53 and 0.35 at
+iteration 150, in the cold start, 0.91, 0.95 and 0.96 at the end; greedy 1.00, 1.00 and 0.58, and 1.00 each;
+without tools 0.05 and 0.06 (seed 0).
 """
 
 from __future__ import annotations
@@ -62,8 +63,8 @@ def get_config(kind: str = "tools") -> ConfigDict:
     config.schedule.prompts = 16
     config.schedule.group = 8
     config.schedule.minibatches = 8
-    config.evaluation.every = 50
-    config.checkpoint.every = 50
-    config.output.rollouts = 50
+    config.evaluation.every = 35
+    config.checkpoint.every = 35
+    config.output.rollouts = 35
     config.output.tags = TAGS
     return config if kind == "tools" else without_tools(config)
