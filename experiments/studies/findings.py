@@ -10,7 +10,9 @@ from types import MappingProxyType
 from typing import NamedTuple
 
 import numpy as np
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import LogLocator, NullFormatter
 from scipy import stats
 
 NOT_TOLD = "not told"
@@ -166,6 +168,14 @@ def write(findings: Findings, folder: Path, question: str, command: str) -> Path
     (folder / "findings.json").write_text(json.dumps(record, indent=1, allow_nan=False), encoding="utf-8")
     findings.figure.savefig(folder / "findings.png", dpi=130)
     return path
+
+
+def plain_log_axis(axis: Axes) -> None:
+    """A logarithmic y-axis of less than a decade or two, with numbers as one says them."""
+    axis.set_yscale("log")
+    axis.yaxis.set_major_locator(LogLocator(subs=(1, 1.5, 2, 3, 5, 7)))
+    axis.yaxis.set_major_formatter("{x:g}")
+    axis.yaxis.set_minor_formatter(NullFormatter())
 
 
 def _text(cell: Cell) -> str:

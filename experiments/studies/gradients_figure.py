@@ -8,10 +8,9 @@ from typing import NamedTuple
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import LogLocator, NullFormatter
 
 from experiments.studies.estimators import FAMILIES
-from experiments.studies.findings import GeometricInterval, Interval, paired
+from experiments.studies.findings import GeometricInterval, Interval, paired, plain_log_axis
 from experiments.studies.gradients_records import (
     Line,
     Seeds,
@@ -78,10 +77,7 @@ def draw(found: Seeds) -> Figure:
         axis.set_xticks(range(len(ways)), [f"width {way}" if way.isdigit() else way for way in ways])
         axis.grid(alpha=0.25, axis="y")
     for axis in axes[:2]:
-        axis.set_yscale("log")
-        axis.yaxis.set_major_locator(LogLocator(subs=(1, 1.5, 2, 3, 5, 7)))
-        axis.yaxis.set_major_formatter("{x:g}")
-        axis.yaxis.set_minor_formatter(NullFormatter())
+        plain_log_axis(axis)
     handles, names = axes[0].get_legend_handles_labels()
     figure.legend(handles, names, loc="outside lower center", ncols=2, fontsize=8, frameon=False)
     seeds = len(found)

@@ -8,9 +8,15 @@ from collections.abc import Callable, Mapping, Sequence
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import LogLocator, NullFormatter
 
-from experiments.studies.findings import Cell, GeometricInterval, Interval, geometric_interval, interval
+from experiments.studies.findings import (
+    Cell,
+    GeometricInterval,
+    Interval,
+    geometric_interval,
+    interval,
+    plain_log_axis,
+)
 
 Record = Mapping[str, float]
 Rounds = Sequence[Mapping[str, Record]]
@@ -86,10 +92,7 @@ def draw(found: Rounds) -> Figure:
         right.errorbar(places, means, [below, above], fmt="o", markersize=4, capsize=2, label=column)
     right.axhline(1, color="grey", linewidth=0.8)
     right.set_xticks(range(len(names)), names)
-    right.set_yscale("log")
-    right.yaxis.set_major_locator(LogLocator(subs=(1, 1.5, 2, 3, 5, 7)))
-    right.yaxis.set_major_formatter("{x:g}")
-    right.yaxis.set_minor_formatter(NullFormatter())
+    plain_log_axis(right)
     right.set_ylabel(f"times {FIRST}'s")
     right.set_title(f"over {FIRST}, at the same rows")
     right.grid(alpha=0.25, axis="y")

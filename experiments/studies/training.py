@@ -119,7 +119,7 @@ def training(config: ConfigDict, workdir: Path, console: Console) -> Findings:
         *_thresholds(config, lines, first),
     ]
     compared = dict.fromkeys((*config.compared, *(column for column, *_ in pairs)))
-    figure = draw(values, tuple(compared) or tuple(COUNTED), lines, config.curves, first)
+    figure = draw(values, tuple(compared) or COUNTED, lines, config.curves, first)
     return Findings(rows, figure, told)
 
 
