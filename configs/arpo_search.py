@@ -3,12 +3,12 @@
     python -m experiments.train --config=configs/arpo_search.py --workdir=runs/search
 
 The town of bob's boss stands in no document: one says who the boss is, another where that one lives. The
-people of the held-out questions are never asked about in training. A broken format earns −1, whatever the
-answer. The argument `without_tools` shows what can be guessed.
+people of the held-out questions are never asked about in training. Three of four demonstrations are hasty:
+they answer behind the first search. A broken format earns −1, whatever the answer. The argument
+`without_tools` shows what can be guessed.
 
-Three minutes of one core. On 150 held-out questions, sampled, seeds 0, 1 and 2: 0.51, 0.53 and 0.35 at
-iteration 150, in the cold start, 0.91, 0.95 and 0.96 at the end; greedy 1.00, 1.00 and 0.58, and 1.00 each;
-without tools 0.05 and 0.06 (seed 0).
+Two minutes of one core. On 150 held-out questions, sampled, seeds 0 and 2: 0.10 and 0.25 behind the
+demonstrations, 0.91 and 0.95 at the end; greedy 0.00 and 0.00, 0.99 and 0.99.
 """
 
 from __future__ import annotations
@@ -31,6 +31,7 @@ def get_config(kind: str = "tools") -> ConfigDict:
     config.model.width, config.model.mlp_width = 96, 192
     config.task.name = "hops"
     config.task.verifier = "answer_tag"
+    config.task.hasty = 0.75
     config.task.rewards = {"formatted_answer": 1.0}
     config.task.prompt_tokens = 9
     config.task.alphabet = string.ascii_lowercase + " ?"

@@ -82,6 +82,7 @@ class TaskConfig:
       puzzle, settings: of the task "puzzle": a name of reasoning-gym, and what it is made with.
       examples, held_out_examples: puzzles or calculations that are made.
       hops: of the task "hops": facts that a question asks for, one after the other.
+      hasty: of the task "hops": share of its demonstrations that answer behind the first search.
       symbols: of the task "reversal": how many a prompt has.
     """
 
@@ -105,11 +106,14 @@ class TaskConfig:
     examples: int = 1000
     held_out_examples: int = 100
     hops: int = 2
+    hasty: float = 0.0
     symbols: int = reversal.LENGTH
 
     def __post_init__(self) -> None:
         for key in ("prompt_tokens", "examples", "hops", "symbols"):
             at_least(f"task.{key}", getattr(self, key), 1)
+        if not 0 <= self.hasty <= 1:
+            raise ValueError(f"task.hasty is {self.hasty}; it must be from 0 to 1")
         for name in (self.verifier, *(name for name in self.rewards if name != REWARD_MODEL)):
             if name not in FUNCTIONS:
                 raise ValueError(f"there is no verifier or reward {name!r}; {nearest(name, FUNCTIONS)}")

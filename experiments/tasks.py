@@ -184,7 +184,9 @@ TASKS: dict[str, Callable[[TaskConfig], Splits]] = {
 
 DEMONSTRATIONS: dict[str, Callable[[TaskConfig], Callable[[Example], Sequence[Turn]]]] = {
     "calculation": lambda task: calculation.demonstration,
-    "hops": lambda task: functools.partial(hops.demonstration, made=hops.world(seed=task.seed)),
+    "hops": lambda task: functools.partial(
+        hops.demonstration, made=hops.world(seed=task.seed), hasty=task.hasty
+    ),
 }
 """Tasks whose skilled policy is known -> what it writes."""
 

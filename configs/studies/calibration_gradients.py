@@ -3,7 +3,7 @@
     python -m experiments.study --config=configs/studies/calibration_gradients.py --workdir=runs/gradients
     python -m experiments.study --config=configs/studies/calibration_gradients.py:full --workdir=runs/full
 
-On the search task, whose policy is taken 30 iterations behind its cold start, in the middle of what it
+On the search task, whose policy is taken 10 iterations behind its cold start, in the middle of what it
 learns; the first sentence of the findings says what it earns. `configs/studies/calibration.py` trains by the
 same choices. "full" draws four times as many rollouts of each policy.
 """
@@ -31,7 +31,7 @@ def get_config(length: str = "short") -> ConfigDict:
     config.question = "How good is one rollout's gradient, by beam width, calibration and leaf weight?"
     config.base = search()
     config.base.schedule.group = 16
-    config.iterations = config.base.cold_start.steps + 30
+    config.iterations = config.base.cold_start.steps + 10
     if length == "full":
         config.rollouts, config.reference = 96, 384
     return config

@@ -3,8 +3,8 @@
     python -m experiments.study --config=configs/studies/overhead.py --workdir=runs/overhead
     python -m experiments.study --config=configs/studies/overhead.py:small --workdir=runs/overhead_small
 
-On the search task with its tool, by a tiny policy behind its cold start; or by a random policy of SmolLM2's
-shape, for which a letter is a boundary that nothing answers.
+On the search task with its tool, by a tiny policy that has learnt to search twice, 30 iterations behind its
+cold start; or by a random policy of SmolLM2's shape, for which a letter is a boundary that nothing answers.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ def get_config(model: str = "tiny") -> ConfigDict:
     config.question = "What does beaming cost beside GRPO at the same budget of responses?"
     config.base = search()
     config.base.schedule.group = 16
-    config.iterations = config.base.cold_start.steps
+    config.iterations = config.base.cold_start.steps + 30
     config.seeds = 24
     if model == "small":
         config.iterations = 0

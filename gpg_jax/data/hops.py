@@ -89,11 +89,28 @@ def questions(made: World, split: str, hops: int = 2, held_out: float = 0.25) ->
     return examples
 
 
-def demonstration(example: Example, made: World, tool: str = "search") -> Sequence[tuple[str, str]]:
-    """What a skilled policy writes, and what it is answered: (author, text), by "policy" or "tool"."""
+def demonstration(
+    example: Example, made: World, hasty: float = 0.0, tool: str = "search"
+) -> Sequence[tuple[str, str]]:
+    """What somebody writes who knows the tool, and what is answered: (author, text), by "policy" or "tool".
+
+    Args:
+      example: one of `questions`.
+      made: its world.
+      hasty: share of the questions, drawn by their texts, whose demonstration answers with what its first
+        search finds; for a chain of several facts that is wrong, in the right format.
+      tool: name of its tag.
+    """
+    queries, answer = example.metadata["queries"], example.answer
+    if random.Random(example.prompt).random() < hasty:
+        queries, answer = queries[:1], _fact(queries[0], made)
     turns = []
-    for query in example.metadata["queries"]:
-        owner, relation = query.split(" ")
-        page = f"Page 1: {query} {made.facts[owner.removesuffix('s'), relation]}"
+    for query in queries:
+        page = f"Page 1: {query} {_fact(query, made)}"
         turns += [("policy", f"<{tool}>{query}</{tool}>"), ("tool", f" <result>\n{page}\n</result>")]
-    return (*turns, ("policy", f"<answer>{example.answer}</answer>"))
+    return (*turns, ("policy", f"<answer>{answer}</answer>"))
+
+
+def _fact(query: str, made: World) -> str:
+    owner, relation = query.split(" ")
+    return made.facts[owner.removesuffix("s"), relation]

@@ -39,6 +39,22 @@ def test_every_hop_is_what_the_search_finds(tmp_path):
     assert wrong == 0
 
 
+def test_a_hasty_demonstration_answers_with_what_its_first_search_found():
+    made = hops.world(seed=1)
+    questions = hops.questions(made, "train")
+    shown = [hops.demonstration(example, made, hasty=0.75) for example in questions]
+    assert shown == [hops.demonstration(example, made, hasty=0.75) for example in questions]
+    hasty = [len(turns) == 3 for turns in shown]
+    assert abs(sum(hasty) / len(hasty) - 0.75) < 0.06  # two and a half standard deviations
+    for example, turns, short in zip(questions, shown, hasty, strict=True):
+        whole = hops.demonstration(example, made)
+        assert turns == ((*whole[:2], ("policy", f"<answer>{_found(whole[1])}</answer>")) if short else whole)
+
+
+def _found(turn):
+    return turn[1].split()[-2]
+
+
 def test_nobody_is_asked_about_in_both_splits():
     made = hops.world(people=60, towns=20)
     asked = [
