@@ -35,6 +35,7 @@ from gpg_jax.estimators.advantages import (
     shared_by_tree,
 )
 from gpg_jax.estimators.calibration import class_mean
+from gpg_jax.estimators.filters import every_row, finished
 from gpg_jax.estimators.masked import masked_sum
 from gpg_jax.losses.ratios import token_ratio, unit_geometric_token_ratio, unit_product_token_ratio
 from gpg_jax.types import Array, Batch, Method
@@ -137,13 +138,14 @@ def _advantage(settings: Settings, calibration: str, prefix: str, inclusive: boo
         return group_advantage(settings, scale=True)
     if kl_in_the_reward(settings) and settings.kl_order == "after":
         raise ValueError('a calibrated advantage has no place for kl_order="after"; take calibration="soft"')
+    counted = finished if settings.drop_truncated else every_row
     if calibration == "tree":
         if settings.advantage_range is not None:
             raise ValueError('calibration="tree" holds no advantage: advantage_range must be None')
         if not inclusive:
             raise ValueError('calibration="tree" compares branches, which hold their tokens: inclusive=True')
-        return branch_advantage(PREFIXES[prefix](True))
-    return calibrated_advantage(group_rows(settings, True), PREFIXES[prefix](inclusive))
+        return branch_advantage(PREFIXES[prefix](True), counted)
+    return calibrated_advantage(group_rows(settings, True), PREFIXES[prefix](inclusive), counted)
 
 
 def _units(

@@ -67,7 +67,7 @@ def return_advantage(
     return advantage
 
 
-def calibrated_advantage(rows: RowEstimator, classes: Classes) -> Advantage:
+def calibrated_advantage(rows: RowEstimator, classes: Classes, counted: Rows = every_row) -> Advantage:
     """A_{b,t} = the mean of A_j over the rows that share token t (GPG, arXiv 2512.10365, eq. 29).
 
     The hard form of ARPO (arXiv 2507.19849, section 3.2); `outcome_advantage` is the soft one, in which rows
@@ -76,28 +76,31 @@ def calibrated_advantage(rows: RowEstimator, classes: Classes) -> Advantage:
     Args:
       rows: from the row's total reward to its advantage.
       classes: `Rollout` -> who shares what, `shared_by_tree` or `shared_by_tokens`.
+      counted: `Rollout` -> `bool[B]`, the rows of the mean: those that the loss has.
     """
 
     def advantage(batch: Batch, unit_ids: Array, rewards: Array, state: State) -> tuple[Array, None, State]:
         rollout = batch.rollout
         value, state = rows(total_reward(rewards, rollout.action_mask), batch, state)
-        shared = calibrate(value, classes(rollout), response_mask(rollout), sample_weight(rollout))
+        weight = sample_weight(rollout, counted)
+        shared = calibrate(value, classes(rollout), response_mask(rollout), weight)
         return jnp.where(unit_ids >= 0, shared, 0), None, state
 
     return advantage
 
 
-def branch_advantage(classes: Classes) -> Advantage:
+def branch_advantage(classes: Classes, counted: Rows = every_row) -> Advantage:
     """A_{b,t} = V̂(branch of t) − V̂(its parent); see `calibration.tree_advantage`. An extension.
 
     Args:
       classes: as of `calibrated_advantage`, inclusive ones.
+      counted: likewise.
     """
 
     def advantage(batch: Batch, unit_ids: Array, rewards: Array, state: State) -> tuple[Array, None, State]:
         rollout = batch.rollout
         total = total_reward(rewards, rollout.action_mask)
-        inside, weight = response_mask(rollout), sample_weight(rollout)
+        inside, weight = response_mask(rollout), sample_weight(rollout, counted)
         value = tree_advantage(total, classes(rollout), inside, weight, rollout.group)
         return jnp.where(unit_ids >= 0, value, 0), None, state
 

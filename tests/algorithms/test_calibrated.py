@@ -8,7 +8,7 @@ import pytest
 
 from gpg_jax.algorithms import ALGORITHMS
 from gpg_jax.losses.objective import coefficients
-from gpg_jax.types import Batch, Rollout, Scores
+from gpg_jax.types import STOP_EOS, STOP_LENGTH, Batch, Rollout, Scores
 
 # Two rows share two tokens behind a prompt of one, then part; their responses have 4 and 3 tokens. A third
 # row has the first token by chance, a fourth nothing.
@@ -79,6 +79,19 @@ def test_rows_that_were_not_forked_keep_their_own():
     np.testing.assert_allclose(coefficients(gpg(calibration="hard"), alone), soft, atol=1e-7)
     by_tokens = coefficients(gpg(calibration="hard", prefix="tokens"), alone)
     assert np.max(np.abs(by_tokens - soft)) > 0.01  # three of them began with the same token by chance
+
+
+@pytest.mark.parametrize("in_statistics", [False, True])
+def test_a_row_that_the_loss_leaves_out_calibrates_nobody(in_statistics):
+    cut_off = batch(stop=np.array([STOP_EOS, STOP_LENGTH, STOP_EOS, STOP_EOS]))
+    options = {"aggregation": "token_sum", "drop_truncated": True}
+    kept = {"truncated_in_statistics": in_statistics}
+    soft = np.asarray(coefficients(gpg(calibration="soft", **options, **kept), cut_off))
+    hard = coefficients(gpg(calibration="hard", **options, **kept), cut_off)
+    np.testing.assert_allclose(hard, soft, atol=1e-7)
+    assert abs(soft[0, 1]) > 0.5 and not soft[1].any()
+    tree = -np.asarray(coefficients(gpg(calibration="tree", **options), cut_off))
+    np.testing.assert_allclose(tree[0, 1:], [1 - (1 + 0.5 - 1) / 3] * 2 + [0, 0], atol=1e-6)
 
 
 def test_a_token_of_everybody_is_pushed_by_nothing():
