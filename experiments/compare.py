@@ -24,7 +24,7 @@ from rich.console import Console
 from experiments import command_line
 from experiments.methods import nearest
 from experiments.studies.all_methods import methods, methods_study
-from experiments.studies.findings import markdown, write
+from experiments.studies.findings import Asked, check_folder, markdown, write
 from gpg_jax.algorithms import ALGORITHMS
 
 FLAGS = flags.FLAGS
@@ -50,11 +50,12 @@ def main() -> None:
     with command_line.sentences():
         config = comparison(FLAGS.methods, Path(FLAGS.task), FLAGS.start, FLAGS.threshold)
         config.seeds, config.jobs = FLAGS.seeds, FLAGS.jobs
+        command = " ".join(["python -m experiments.compare", *sys.argv[1:]])
+        asked = Asked(config.question, command, config.seeds, tuple(config.arms))
+        check_folder(workdir, asked)
         workdir.mkdir(parents=True, exist_ok=True)
         findings = methods(config, workdir, console)
-    path = write(
-        findings, workdir, config.question, " ".join(["python -m experiments.compare", *sys.argv[1:]])
-    )
+    path = write(findings, workdir, asked)
     console.print(markdown(findings.rows), *findings.notes, sep="\n", markup=False, highlight=False)
     console.print(f"findings: {path}", markup=False, highlight=False)
 

@@ -38,6 +38,7 @@ def get_config(length: str = "short") -> ConfigDict:
         *((f"width {width}, hard", f"width {width}, soft") for width in (2, 4)),
         *((f"width {width}, soft", "width 1, soft") for width in (2, 4)),
     )
+    config.asked = tuple((*pair, "held_out/sampled") for pair in config.pairs)
     config.columns = ("held_out/sampled", "reward", "gradient_norm")
     config.curves = ("reward", "gradient_norm", "entropy")
     return config

@@ -63,6 +63,7 @@ def get_config(model: str = "tiny") -> ConfigDict:
         "marker_fault",
         "clip_fraction",
     )
+    config.asked = (("arpo", "grpo", "held_out/sampled"), ("arpo", "gspo", "held_out/sampled"))
     config.compared = (*config.compared, "tool_calls")
     config.curves = ("reward", "tool_calls", "marker_fault", "entropy", "length", "truncated")
     if model == "smollm2":

@@ -12,6 +12,7 @@ ratio of macro-actions where the others have a token's.
 
 from __future__ import annotations
 
+import itertools
 from typing import Any
 
 from ml_collections import ConfigDict
@@ -73,6 +74,9 @@ def get_config(size: str = "small") -> ConfigDict:
         }
     )
     config.pairs = tuple((f"arpo, {name}", f"grpo, {name}") for name in names)
+    config.growth = tuple(
+        (small, large, f"outcome{WHOLE}") for small, large in itertools.pairwise(config.pairs)
+    )
     return config
 
 

@@ -34,6 +34,7 @@ def get_config(length: str = "short") -> ConfigDict:
             "the whole response": {"method": {"markers": None, "unit_count": 1}},
         }
     )
+    config.asked = (("tags", "as many, at random", "held_out/sampled"),)
     config.trend = ("tags", *noisy, "as many, at random")
     config.compared = ("held_out/sampled", "reward, all iterations")
     config.columns = ("held_out/sampled", "reward", "units", "clip_fraction")

@@ -34,9 +34,8 @@ def get_config(length: str = "short") -> ConfigDict:
     )
     right, collapse, drift, narrow = config.arms
     shown = {"signal_groups": collapse, "marker_fault": drift, "forks": narrow, "sharing": narrow}
-    config.pairs = tuple((right, arm, f"{metric}{WHOLE}") for metric, arm in shown.items())
-    config.compared = ()
-    whole = tuple(f"{metric}{WHOLE}" for metric in shown)
-    config.columns = ("held_out/greedy", "outcome", *shown, *whole, "entropy")
+    config.asked = tuple((right, arm, f"{metric}{WHOLE}") for metric, arm in shown.items())
+    config.compared = tuple(f"{metric}{WHOLE}" for metric in ("outcome", *shown))
+    config.columns = ("held_out/greedy", "outcome", *shown, *config.compared, "entropy")
     config.curves = ("reward", *shown, "entropy")
     return config

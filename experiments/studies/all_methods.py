@@ -54,8 +54,8 @@ def methods(config: ConfigDict, workdir: Path, console: Console) -> Findings:
     seeds = range(config.seeds)
     runs = {(arm, seed): experiment_of_arm(config, arm, seed) for arm in config.arms for seed in seeds}
     check_budgets(runs)
-    folders = train_all(runs, workdir, config.jobs, console)
-    read = {run: list(records.read(folder / "metrics.jsonl")) for run, folder in folders.items()}
+    ended = train_all(runs, workdir, config.jobs, console)
+    read = {run: list(records.read(folder / "metrics.jsonl")) for run, folder in ended}
     own = {run: numbered(iterations(found, runs[run].cold_start.steps + 1)) for run, found in read.items()}
     lines = {arm: [own[arm, seed] for seed in seeds] for arm in config.arms}
     rows = [row(config, arm, found) for arm, found in lines.items()]

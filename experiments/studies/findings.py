@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import io
 import json
 import math
+import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
@@ -142,31 +144,79 @@ def sections(tables: Mapping[str, Sequence[Mapping[str, Cell]]]) -> str:
     return "".join(f"\n## {title}\n\n{markdown(rows)}" for title, rows in tables.items())
 
 
-def write(findings: Findings, folder: Path, question: str, command: str) -> Path:
-    """Writes `findings.md`, `findings.json` and `findings.png`.
+class Asked(NamedTuple):
+    """What a study was asked.
+
+    Attributes:
+      question: in words.
+      command: that makes all of it again.
+      seeds: how many runs of each kind.
+      arms: what is compared, for a study that trains arms.
+    """
+
+    question: str
+    command: str
+    seeds: int
+    arms: tuple[str, ...] = ()
+
+
+def check_folder(folder: Path, asked: Asked) -> None:
+    """Raises a ValueError if `write` would replace findings that are of something else, or of more.
+
+    Args:
+      folder: of the study; it need not exist.
+      asked: what is to be found out.
+    """
+    path = folder / "findings.json"
+    if not path.exists():
+        return
+    try:
+        record = json.loads(path.read_text(encoding="utf-8"))
+        found = Asked(record["question"], record["command"], record["seeds"], tuple(record["arms"]))
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise ValueError(f"{path} holds no findings that can be read: {error}; remove it") from error
+    others = ", ".join(arm for arm in found.arms if arm not in asked.arms)
+    if found.question != asked.question or others:
+        raise ValueError(
+            f"{path} answers {found.question!r}{f' of {others}' if others else ''}; give another --workdir"
+        )
+    if found.seeds > asked.seeds:
+        raise ValueError(
+            f"{path} is of {found.seeds} seeds, and {asked.seeds} would replace it; give --config.seeds="
+            f"{found.seeds} or another --workdir"
+        )
+
+
+def write(findings: Findings, folder: Path, asked: Asked) -> Path:
+    """Writes `findings.md`, `findings.json` and `findings.png`, each whole or not at all.
 
     Args:
       findings: of the study.
       folder: where to.
-      question: that was asked.
-      command: that makes all of it again.
+      asked: what was found out.
 
     Returns:
       The path of the text.
     """
     notes = "".join(f"- {note}\n" for note in findings.notes)
-    text = f"# {question}\n\n    {command}\n\n{markdown(findings.rows)}\n{notes}{sections(findings.tables)}"
-    path = folder / "findings.md"
-    path.write_text(text, encoding="utf-8")
+    table = f"{markdown(findings.rows)}\n{notes}{sections(findings.tables)}"
     record = {
-        "question": question,
-        "command": command,
+        **asked._asdict(),
         "notes": list(findings.notes),
         "rows": _plain_rows(findings.rows),
         "tables": {title: _plain_rows(rows) for title, rows in findings.tables.items()},
     }
-    (folder / "findings.json").write_text(json.dumps(record, indent=1, allow_nan=False), encoding="utf-8")
-    findings.figure.savefig(folder / "findings.png", dpi=130)
+    picture = io.BytesIO()
+    findings.figure.savefig(picture, dpi=130, format="png")
+    path = folder / "findings.md"
+    for file, content in (
+        (folder / "findings.png", picture.getvalue()),
+        (path, f"# {asked.question}\n\n    {asked.command}\n\n{table}".encode()),
+        (folder / "findings.json", json.dumps(record, indent=1, allow_nan=False).encode()),
+    ):
+        scratch = file.with_suffix(".part")
+        scratch.write_bytes(content)
+        os.replace(scratch, file)
     return path
 
 

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import multiprocessing
-from collections.abc import Mapping, Sequence
+from collections.abc import Generator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -14,10 +15,12 @@ from rich.console import Console
 
 from experiments import records
 from experiments.config import Experiment
+from experiments.config_checks import at_least
 from experiments.progress import say
 from experiments.reading import from_config_dict
-from experiments.studies.findings import Cell, Findings, Interval, interval, paired
-from experiments.studies.training_figure import Lines, Values, draw
+from experiments.studies.contrasts import contrasts, told
+from experiments.studies.findings import Cell, Findings, interval
+from experiments.studies.training_figure import Lines, draw
 from experiments.train import train
 from experiments.workdir import check_workdir
 
@@ -36,12 +39,15 @@ def default_study() -> ConfigDict:
 
     - `base`: the experiment that all arms share.
     - `arms`: name -> the keys that it changes, nested as they are in an experiment; from `in_order`.
-    - `pairs`: of arms that are compared, seed by seed; without any, the first with each other. A third name
-      is the one column that such a pair is compared by, in the place of all.
     - `seeds`: runs of each arm; `jobs` of them at once.
-    - `compared`: columns of the table whose differences are told; their intervals hold together.
-    - `trend`: arms that change one thing in equal steps, from none of it to all; a line is fitted to each
-      seed's compared columns, and its rise told.
+    - `asked`: what the study is made to tell, as (arm, arm that is taken from it, column).
+    - `growth`: likewise, as (pair of arms, pair of arms, column): the second pair's difference less the
+      first's.
+    - `trend`: likewise, arms that change one thing in equal steps, from none of it to all: the rise of a line
+      that is fitted to each seed's compared columns.
+    - `pairs`: of arms that are compared besides; without any, the first with each other.
+    - `compared`: columns of the table by which they are. The intervals of what is asked hold together, and so
+      do those of what is told besides.
     - `columns`: metrics of the table: a held-out accuracy at the end, any other as its mean over the last
       `tail` iterations, or with `WHOLE` behind its name over all of them.
     - `curves`: metrics that are drawn by iteration, a panel each, beside the columns that are compared.
@@ -53,10 +59,12 @@ def default_study() -> ConfigDict:
             "question": "",
             "base": ConfigDict(),
             "arms": ConfigDict(),
-            "pairs": (),
-            "trend": (),
             "seeds": 5,
             "jobs": 1,
+            "asked": (),
+            "growth": (),
+            "trend": (),
+            "pairs": (),
             "compared": ("held_out/sampled", *COUNTED),
             "columns": ("held_out/sampled", "reward"),
             "curves": ("reward",),
@@ -98,32 +106,30 @@ def training(config: ConfigDict, workdir: Path, console: Console) -> Findings:
       console: where a person reads.
 
     Raises:
-      ValueError: an arm whose configuration is wrong, or a column or curve that there cannot be; nothing has
-        run then.
+      ValueError: an arm whose configuration is wrong, or a column or curve that there cannot be, before
+        anything runs; a column that a run does not have, as soon as one has ended.
     """
-    _check_shown(config)
+    _check(config)
     seeds = range(config.seeds)
     runs = {(arm, seed): experiment_of(config, arm, seed) for arm in config.arms for seed in seeds}
-    pairs = compared_pairs(config)
-    folders = train_all(runs, workdir, config.jobs, console)
-    lines = {
-        arm: [list(records.read(folders[arm, seed] / "metrics.jsonl")) for seed in seeds]
-        for arm in config.arms
-    }
+    families = contrasts(config, (*config.columns, *COUNTED))
     first = next(iter(runs.values())).cold_start.steps + 1
-    values = {arm: [numbers(config, one, first) for one in found] for arm, found in lines.items()}
+    lines: dict[str, list[Lines]] = {arm: [] for arm in config.arms}
+    values: dict[str, list[dict[str, float]]] = {arm: [] for arm in config.arms}
+    with contextlib.closing(train_all(runs, workdir, config.jobs, console)) as ended:
+        for (arm, _), folder in ended:
+            lines[arm].append(list(records.read(folder / "metrics.jsonl")))
+            values[arm].append(numbers(config, lines[arm][-1], first))
     rows = [_row(arm, found) for arm, found in values.items()]
-    told = [
-        *comparisons(values, pairs),
-        *trends(values, config.trend, config.compared),
-        *_thresholds(config, lines, first),
-    ]
-    compared = dict.fromkeys((*config.compared, *(column for column, *_ in pairs)))
-    figure = draw(values, tuple(compared) or COUNTED, lines, config.curves, first)
-    return Findings(rows, figure, told)
+    notes = [*told(values, *families), *_thresholds(config, lines, first)]
+    columns = dict.fromkeys(one.column for family in families for one in family)
+    figure = draw(values, tuple(columns) or COUNTED, lines, config.curves, first)
+    return Findings(rows, figure, notes)
 
 
-def _check_shown(config: ConfigDict) -> None:
+def _check(config: ConfigDict) -> None:
+    for key in ("seeds", "jobs", "tail"):
+        at_least(key, config[key], 1)
     if not config.curves:
         raise ValueError("curves is empty; name a metric to draw")
     if wrong := [name for name in config.columns if name.startswith("held_out/") and name.endswith(WHOLE)]:
@@ -183,7 +189,7 @@ def reached(lines: Lines, first: int, metric: str, threshold: float, tail: int) 
 
 def train_all(
     runs: Mapping[tuple[str, int], Experiment], workdir: Path, jobs: int, console: Console
-) -> dict[tuple[str, int], Path]:
+) -> Generator[tuple[tuple[str, int], Path], None, None]:
     """Trains each in a process of its own, seed by seed, so that a study that is stopped can be compared.
 
     Args:
@@ -192,17 +198,21 @@ def train_all(
       jobs: runs at once.
       console: where a person reads.
 
-    Returns:
-      The folder of each run.
+    Yields:
+      Each run with its folder as soon as it has ended, seed by seed.
     """
-    waiting = {name: run for name, run in runs.items() if not _done(_folder(workdir, *name), run)}
-    order = sorted(waiting, key=lambda name: name[1])
+    folders = {name: _folder(workdir, *name) for name in sorted(runs, key=lambda name: name[1])}
+    waiting = [name for name, folder in folders.items() if not _done(folder, runs[name])]
     with ProcessPoolExecutor(jobs, multiprocessing.get_context("spawn"), max_tasks_per_child=1) as pool:
-        futures = {name: pool.submit(_train_one, waiting[name], _folder(workdir, *name)) for name in order}
-        for number, (name, future) in enumerate(futures.items(), 1):
-            future.result()
-            say(console, f"{number} of {len(futures)}: {name[0]}, seed {name[1]}")
-    return {name: _folder(workdir, *name) for name in runs}
+        futures = {name: pool.submit(_train_one, runs[name], folders[name]) for name in waiting}
+        try:
+            for name, folder in folders.items():
+                if name in futures:
+                    futures[name].result()
+                    say(console, f"{waiting.index(name) + 1} of {len(waiting)}: {name[0]}, seed {name[1]}")
+                yield name, folder
+        finally:
+            pool.shutdown(cancel_futures=True)
 
 
 def _train_one(experiment: Experiment, workdir: Path) -> None:
@@ -249,77 +259,12 @@ def _row(arm: str, found: Sequence[Mapping[str, float]]) -> dict[str, Cell]:
     return {"arm": arm, **{name: interval([run[name] for run in found]) for name in found[0]}}
 
 
-def compared_pairs(config: ConfigDict) -> tuple[tuple[str, str, str], ...]:
-    """What a study compares: column, arm, and the arm that is taken from it.
-
-    Raises:
-      ValueError: an arm that there is not, or a column that the table does not have.
-    """
-    first, *others = config.arms
-    pairs = tuple(config.pairs) or tuple((first, other) for other in others)
-    named = {name for pair in (*(pair[:2] for pair in pairs), tuple(config.trend)) for name in pair}
-    if strangers := ", ".join(sorted(named - set(config.arms))):
-        raise ValueError(f"pairs or trend name {strangers}; the arms are {', '.join(config.arms)}")
-    every = [(column, *pair) for column in config.compared for pair in pairs if len(pair) == 2]
-    own = [(column, one, other) for one, other, column in (pair for pair in pairs if len(pair) == 3)]
-    columns = {*config.compared, *(column for column, *_ in own)}
-    if unknown := columns - {*config.columns, *COUNTED}:
-        raise ValueError(f"compared names {', '.join(sorted(unknown))}, which is no column of the table")
-    return (*every, *own)
-
-
-def comparisons(values: Values, pairs: Sequence[tuple[str, str, str]]) -> list[str]:
-    """The first of each pair of arms less the second, seed by seed.
-
-    Args:
-      values: arm -> what `numbers` said of each of its runs.
-      pairs: from `compared_pairs`.
-
-    Returns:
-      A sentence each; with 95% all of their intervals hold.
-    """
-    notes = []
-    for column, one, other in pairs:
-        first, second = ([run[column] for run in values[arm]] for arm in (one, other))
-        apart = paired(first, second, len(pairs))
-        notes.append(f"{column}: {one} less {other} is {apart} ({_verdict(apart)})")
-    return notes
-
-
-def trends(values: Values, arms: Sequence[str], compared: Sequence[str]) -> list[str]:
-    """The rise of a line through arms in equal steps, fitted to each seed by least squares.
-
-    Args:
-      values: arm -> what `numbers` said of each of its runs.
-      arms: in order; none has no trend.
-      compared: columns.
-
-    Returns:
-      A sentence a column: the rise from the first arm to the last; with 95% all of the intervals hold.
-    """
-    if not arms:
-        return []
-    steps = np.linspace(0, 1, len(arms))
-    notes = []
-    for column in compared:
-        seeds = np.array([[run[column] for run in values[arm]] for arm in arms]).T
-        rise = interval([float(np.polyfit(steps, seed, 1)[0]) for seed in seeds], len(compared))
-        notes.append(f"{column}: from {arms[0]} to {arms[-1]} a line rises by {rise} ({_verdict(rise)})")
-    return notes
-
-
-def _verdict(apart: Interval) -> str:
-    if apart.seeds < 2:
-        return "one seed"
-    return "not told from 0" if abs(apart.mean) <= apart.half else "told from 0"
-
-
 def _thresholds(config: ConfigDict, lines: Mapping[str, Sequence[Lines]], first: int) -> list[str]:
     """When each arm's outcome was at the threshold."""
     notes = []
     for arm, found in lines.items():
         steps = [reached(one, first, "outcome", config.threshold, config.tail) for one in found]
-        there = [step - first + 1 for step in steps if step is not None]
-        after = f", after {interval(there)} iterations" if there else ""
+        there = sorted(step - first + 1 for step in steps if step is not None)
+        after = f", after {', '.join(map(str, there))} iterations of {config.tail} at least" if there else ""
         notes.append(f"{arm}: an outcome of {config.threshold} in {len(there)} of {len(found)} seeds{after}")
     return notes

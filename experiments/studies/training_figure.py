@@ -10,13 +10,11 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure, SubFigure
 from matplotlib.lines import Line2D
 
+from experiments.studies.contrasts import Values
 from experiments.studies.findings import interval
 
 Lines = list[dict[str, Any]]
 """A run's `metrics.jsonl`."""
-
-Values = Mapping[str, Sequence[Mapping[str, float]]]
-"""Arm -> column -> its number in each run."""
 
 ACROSS = 3
 """Panels in a row."""

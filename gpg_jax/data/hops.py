@@ -102,7 +102,7 @@ def demonstration(
       tool: name of its tag.
     """
     queries, answer = example.metadata["queries"], example.answer
-    if random.Random(example.prompt).random() < hasty:
+    if random.Random(str(example.prompt)).random() < hasty:
         queries, answer = queries[:1], _fact(queries[0], made)
     turns = []
     for query in queries:

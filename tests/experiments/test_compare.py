@@ -88,7 +88,7 @@ def test_what_demonstrations_earn_is_no_methods_reward(tmp_path, monkeypatch):
     own = {"updates": range(1, 8), "new_tokens": np.full(7, 10), "offered_groups": np.full(7, 4)}
     own = {name: np.asarray(values) for name, values in own.items()}
     records.append(tmp_path / "metrics.jsonl", lines([1, 1, 1, 0.2, 0.2, 0.6, 0.6], **own))
-    monkeypatch.setattr(study, "train_all", lambda runs, *given: dict.fromkeys(runs, tmp_path))
+    monkeypatch.setattr(study, "train_all", lambda runs, *given: [(run, tmp_path) for run in runs])
     (found,) = study.methods(config, tmp_path, None).rows
     assert found["first"].mean == pytest.approx(0.2) and found["last"].mean == pytest.approx(0.6)
     assert found["responses drawn"].mean == 4 * 4 * 8

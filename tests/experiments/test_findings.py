@@ -9,15 +9,19 @@ import pytest
 from matplotlib.figure import Figure
 
 from experiments.studies.findings import (
+    Asked,
     Findings,
     GeometricInterval,
     Interval,
+    check_folder,
     geometric_interval,
     interval,
     markdown,
     paired,
     write,
 )
+
+ASKED = Asked("Which?", "python -m x", 3, ("a", "b"))
 
 
 def test_an_interval_is_students():
@@ -81,7 +85,7 @@ def test_what_is_not_a_number_is_not_told(tmp_path):
             "d": interval([2.0]),
         }
     ]
-    path = write(Findings(rows, Figure(), [f"it is {rows[0]['a']}"]), tmp_path, "Which?", "python -m x")
+    path = write(Findings(rows, Figure(), [f"it is {rows[0]['a']}"]), tmp_path, ASKED)
     assert "| K=\\|o\\| | not told | not told | not told | 2 |" in path.read_text()
     assert "- it is not told" in path.read_text() and "nan" not in path.read_text()
 
@@ -97,7 +101,7 @@ def test_what_is_not_a_number_is_not_told(tmp_path):
 
 def test_further_tables_have_titles(tmp_path):
     further = {"Bias": [{"arm": "a", "far": Interval(0.5, 0.1, 3)}], "Noise": [{"arm": "b", "far": "none"}]}
-    path = write(Findings([{"arm": "a"}], Figure(), ["it is"], further), tmp_path, "Which?", "python -m x")
+    path = write(Findings([{"arm": "a"}], Figure(), ["it is"], further), tmp_path, ASKED)
     assert path.read_text().endswith(
         "- it is\n\n## Bias\n\n| arm | far |\n|---|---|\n| a | 0.5 ± 0.1 |\n"
         "\n## Noise\n\n| arm | far |\n|---|---|\n| b | none |\n"
@@ -108,10 +112,39 @@ def test_further_tables_have_titles(tmp_path):
 
 def test_what_is_written_reads_back(tmp_path):
     rows = [{"arm": "a", "reward": Interval(0.5, 0.1, 3)}, {"arm": "b", "reward": Interval(0.25, 0.2, 3)}]
-    path = write(Findings(rows, Figure(), ["a is higher"]), tmp_path, "Which?", "python -m x")
+    path = write(Findings(rows, Figure(), ["a is higher"]), tmp_path, ASKED)
     text = path.read_text()
     assert markdown(rows) in text and "| a | 0.5 ± 0.1 |" in text
     assert "# Which?" in text and "python -m x" in text and "- a is higher" in text
     record = json.loads((tmp_path / "findings.json").read_text())
     assert record["rows"][1]["reward"] == {"mean": 0.25, "half": 0.2, "seeds": 3}
     assert (tmp_path / "findings.png").stat().st_size > 0
+
+
+@pytest.mark.parametrize(
+    ("changed", "message"),
+    [
+        ({"question": "Why?"}, "answers 'Which\\?'; give another --workdir"),
+        ({"arms": ("a", "c")}, "answers 'Which\\?' of b; give another"),
+        ({"seeds": 2}, "is of 3 seeds, and 2 would replace it"),
+    ],
+)
+def test_findings_of_something_else_are_not_replaced(tmp_path, changed, message):
+    check_folder(tmp_path / "new", ASKED)
+    write(Findings([{"arm": "a"}], Figure()), tmp_path, ASKED)
+    check_folder(tmp_path, ASKED)
+    check_folder(tmp_path, ASKED._replace(seeds=4, arms=("a", "b", "c"), command="python -m y"))
+    with pytest.raises(ValueError, match=message):
+        check_folder(tmp_path, ASKED._replace(**changed))
+    (tmp_path / "findings.json").write_text("{}")
+    with pytest.raises(ValueError, match="no findings that can be read"):
+        check_folder(tmp_path, ASKED)
+
+
+def test_findings_are_written_whole_or_not_at_all(tmp_path):
+    write(Findings([{"arm": "a"}], Figure()), tmp_path, ASKED)
+    before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
+    assert set(before) == {"findings.md", "findings.json", "findings.png"}
+    with pytest.raises(TypeError):
+        write(Findings([{"arm": object()}], Figure()), tmp_path, ASKED)
+    assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before

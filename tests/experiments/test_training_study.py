@@ -9,17 +9,14 @@ import pytest
 from rich.console import Console
 
 from configs.studies.comparison import get_config
+from experiments import records
 from experiments.config import Experiment
 from experiments.methods import make_method
 from experiments.studies.training import (
-    compared_pairs,
-    comparisons,
     experiment_of,
-    in_order,
     numbers,
     reached,
     training,
-    trends,
 )
 from experiments.studies.training_figure import draw
 
@@ -83,7 +80,10 @@ def test_numbers_are_of_the_end_and_of_the_whole():
     [
         ("curves", (), "curves is empty"),
         ("columns", ("held_out/greedy, all iterations",), "evaluated now and then"),
-        ("compared", ("clip",), "compared names clip"),
+        ("compared", ("clip",), "growth name clip, which is no column"),
+        ("seeds", 0, "seeds"),
+        ("jobs", 0, "jobs"),
+        ("tail", 0, "tail"),
     ],
 )
 def test_what_cannot_be_shown_is_refused_before_anything_runs(tmp_path, key, value, message):
@@ -92,6 +92,23 @@ def test_what_cannot_be_shown_is_refused_before_anything_runs(tmp_path, key, val
     with pytest.raises(ValueError, match=message):
         training(config, tmp_path, Console(quiet=True))
     assert not list(tmp_path.iterdir())
+
+
+def test_a_column_that_the_runs_do_not_have_is_known_when_the_first_has_ended(tmp_path, monkeypatch):
+    config, asked_for = get_config(), []
+    config.columns = (*config.columns, "clipp_fraction")
+
+    def ended(runs, *given):
+        for run in runs:
+            asked_for.append(run)
+            everything = dict.fromkeys(get_config().columns, 0.1)
+            records.append(tmp_path / "metrics.jsonl", [{**line(400, 0.5), **everything}])
+            yield run, tmp_path
+
+    monkeypatch.setitem(training.__globals__, "train_all", ended)  # the package's name is the function
+    with pytest.raises(ValueError, match="the runs have no metric 'clipp_fraction'"):
+        training(config, tmp_path, Console(quiet=True))
+    assert len(asked_for) == 1
 
 
 def test_the_figure_of_one_seed_claims_no_interval():
@@ -122,50 +139,6 @@ def test_the_figure_has_a_dot_a_run_and_a_band_an_arm():
     assert [list(curve.get_ydata()) for curve in curves.lines] == [[0, 2, 4, 6, 8]] * 2
     assert len(curves.collections) == 2
     assert [list(curve.get_ydata()) for curve in panels(first=2)[1].lines] == [[4, 6, 8]] * 2
-
-
-def test_arms_keep_their_order_and_the_first_is_compared_with_each_other():
-    config = get_config()
-    config.arms = in_order({"tags": {}, "as many": {}, "whole": {}})
-    first = config.compared[0]
-    config.compared = (first,)
-    assert compared_pairs(config) == ((first, "tags", "as many"), (first, "tags", "whole"))
-    config.pairs = (("whole", "tags"),)
-    assert compared_pairs(config) == ((first, "whole", "tags"),)
-    config.pairs = (("whole", "tags"), ("tags", "as many", "reward"))
-    assert compared_pairs(config) == ((first, "whole", "tags"), ("reward", "tags", "as many"))
-    config.pairs = (("whole", "tag"),)
-    with pytest.raises(ValueError, match="pairs or trend name tag; the arms are tags, as many, whole"):
-        compared_pairs(config)
-    config.pairs = (("tags", "whole", "clip"),)
-    with pytest.raises(ValueError, match="compared names clip"):
-        compared_pairs(config)
-    config.pairs, config.compared = (), ("clip",)
-    with pytest.raises(ValueError, match="compared names clip"):
-        compared_pairs(config)
-
-
-def test_differences_are_told_from_0_together():
-    """1, 2, 3 have the mean 2 and s/√3 = 0.577; t_2 is 4.30 at 95% and 6.21 at 97.5%."""
-    runs = {"a": [2.0, 4.0, 6.0], "b": [1.0, 2.0, 3.0], "c": [2.1, 3.9, 6.0]}
-    values = {arm: [{"x": value} for value in found] for arm, found in runs.items()}
-    alone = comparisons(values, [("x", "a", "b")])
-    assert alone == ["x: a less b is 2 ± 2.5 (not told from 0)"]
-    both = comparisons(values, [("x", "a", "b"), ("x", "a", "c")])
-    assert both == ["x: a less b is 2 ± 3.6 (not told from 0)", "x: a less c is 0 ± 0.36 (not told from 0)"]
-    values["d"] = [{"x": value - 1} for value in (2.0, 4.0, 6.01)]
-    assert comparisons(values, [("x", "a", "d")]) == ["x: a less d is 0.997 ± 0.014 (told from 0)"]
-
-
-def test_a_trend_is_the_rise_of_a_line_through_equal_steps():
-    """Seeds rise by 0.4 and 0.6 from the first arm to the last: 0.5 on the average, ± t·s/√2 = 1.27."""
-    values = {
-        name: [{"reward": 0.1 + 0.4 * step}, {"reward": 0.2 + 0.6 * step}]
-        for name, step in (("none", 0.0), ("half", 0.5), ("all", 1.0))
-    }
-    (told,) = trends(values, ("none", "half", "all"), ("reward",))
-    assert told == "reward: from none to all a line rises by 0.5 ± 1.3 (not told from 0)"
-    assert trends(values, (), ("reward",)) == []
 
 
 @pytest.mark.parametrize(("model", "tool"), [("tiny", "search"), ("smollm2", "calculator")])
