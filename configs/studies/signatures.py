@@ -3,7 +3,8 @@
     python -m experiments.study --config=configs/studies/signatures.py --workdir=runs/signatures
     python -m experiments.study --config=configs/studies/signatures.py:full --workdir=runs/signatures_full
 
-- Advantage collapse: responses so alike that most groups earn one reward; `signal_groups` falls.
+- Advantage collapse: samples as good as greedy, so that the responses to a prompt are one and earn one reward;
+  `signal_groups` falls.
 - Segmentation drift: tags stop to mean what they did; `marker_fault` rises.
 - Narrow beams: where entropy must rise by 5% of log V, and not at all, hardly a row begins behind another's
   tokens, and a calibrated token is shared by hardly anybody; `forks` falls, and `sharing` is near 1.
@@ -27,7 +28,7 @@ def get_config(length: str = "short") -> ConfigDict:
     config.arms = in_order(
         {
             "as it should be": {},
-            "collapse: nearly greedy samples": {"sampling": {"temperature": 0.2}},
+            "collapse: greedy samples": {"sampling": {"temperature": 0.05}},
             "drift: entropy is paid for": {"method": {"entropy_coefficient": 0.3}},
             "narrow: forks where entropy rises by 5%": {"branching": {"threshold": 0.51}},
         }
