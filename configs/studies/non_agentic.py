@@ -3,8 +3,9 @@
     python -m experiments.study --config=configs/studies/non_agentic.py --workdir=runs/non_agentic
     python -m experiments.study --config=configs/studies/non_agentic.py:products --workdir=runs/products
 
-A tiny model learns to write six symbols backwards; or SmolLM2 to multiply, as in `configs/quickstart.py`,
-with four updates a rollout: at a ratio of 1 all cuts have one gradient.
+A tiny model learns to write six symbols backwards, by sixteen updates a rollout; or SmolLM2 to multiply, as
+in `configs/quickstart.py`, by four. At a ratio of 1 all cuts have one gradient: how many tokens are clipped
+tells how far they differ.
 """
 
 from __future__ import annotations
@@ -13,13 +14,13 @@ from ml_collections import ConfigDict
 
 from configs.quickstart import get_config as quickstart
 from configs.smoke import get_config as smoke
-from experiments.studies.training import default_study, in_order
+from experiments.studies.training import WHOLE, default_study, in_order
 
 ENTROPY = {"entropy_fraction": 0.35}
 CUTS = {
     "a third, of highest entropy": ENTROPY,
     "as many, at random": {**ENTROPY, "boundary_noise": 1.0},
-    "as many, of one length": {"unit_count": 3},
+    "as many, of one length": {"unit_count": 4},
     "every token": {"unit_length": 1},
     "the whole response": {"unit_count": 1},
 }
@@ -39,8 +40,9 @@ def get_config(task: str = "reversal") -> ConfigDict:
     config.base.method.name = "gpg"
     config.base.schedule.minibatches = 4
     config.arms = in_order({name: {"method": cut} for name, cut in CUTS.items()})
-    config.columns = ("reward", "clip_fraction", "units")
-    config.compared = ("reward", "reward, all iterations")
+    config.columns = ("reward", "clip_fraction", f"clip_fraction{WHOLE}", f"kl_old_k3{WHOLE}", "units")
+    config.asked = tuple((*list(CUTS)[:2], column) for column in ("reward", f"reward{WHOLE}"))
+    config.compared = ("reward", f"reward{WHOLE}")
     config.curves = ("reward", "clip_fraction", "entropy")
     if task == "products":
         config.columns = ("held_out/sampled", *config.columns)
@@ -52,6 +54,7 @@ def get_config(task: str = "reversal") -> ConfigDict:
 def _reversal() -> ConfigDict:
     base = smoke("gpg")
     base.task.symbols, base.task.prompt_tokens, base.sampling.new_tokens = 6, 7, 6
-    base.schedule.steps = 600
-    base.checkpoint.every = 300
+    base.schedule.steps = 300
+    base.schedule.epochs = 4
+    base.checkpoint.every = 150
     return base
