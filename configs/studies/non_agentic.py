@@ -20,7 +20,7 @@ ENTROPY = {"entropy_fraction": 0.35}
 CUTS = {
     "a third, of highest entropy": ENTROPY,
     "as many, at random": {**ENTROPY, "boundary_noise": 1.0},
-    "as many, of one length": {"unit_count": 4},
+    "as many, of one length": {"unit_length": 3},
     "every token": {"unit_length": 1},
     "the whole response": {"unit_count": 1},
 }
@@ -39,7 +39,8 @@ def get_config(task: str = "reversal") -> ConfigDict:
     config.base = _reversal() if task == "reversal" else quickstart()
     config.base.method.name = "gpg"
     config.base.schedule.minibatches = 4
-    config.arms = in_order({name: {"method": cut} for name, cut in CUTS.items()})
+    cuts = CUTS | ({"as many, of one length": {"unit_count": 4}} if task == "reversal" else {})  # of six tokens
+    config.arms = in_order({name: {"method": cut} for name, cut in cuts.items()})
     config.columns = ("reward", "clip_fraction", f"clip_fraction{WHOLE}", f"kl_old_k3{WHOLE}", "units")
     config.asked = tuple((*list(CUTS)[:2], column) for column in ("reward", f"reward{WHOLE}"))
     config.compared = ("reward", f"reward{WHOLE}")

@@ -3,8 +3,8 @@
     python -m experiments.study --config=configs/studies/signatures.py --workdir=runs/signatures
     python -m experiments.study --config=configs/studies/signatures.py:full --workdir=runs/signatures_full
 
-- Advantage collapse: samples as good as greedy, so that the responses to a prompt are one and earn one reward;
-  `signal_groups` falls.
+- Advantage collapse: samples as good as greedy, so that the responses to a prompt are alike and earn one
+  reward; `signal_groups` falls.
 - Segmentation drift: tags stop to mean what they did; `marker_fault` rises.
 - Narrow beams: where entropy must rise by 5% of log V, and not at all, hardly a row begins behind another's
   tokens, and a calibrated token is shared by hardly anybody; `forks` falls, and `sharing` is near 1.
