@@ -39,7 +39,9 @@ def get_config(task: str = "reversal") -> ConfigDict:
     config.base = _reversal() if task == "reversal" else quickstart()
     config.base.method.name = "gpg"
     config.base.schedule.minibatches = 4
-    cuts = CUTS | ({"as many, of one length": {"unit_count": 4}} if task == "reversal" else {})  # of six tokens
+    cuts = dict(CUTS)
+    if task == "reversal":  # whose six tokens the others cut into four
+        cuts["as many, of one length"] = {"unit_count": 4}
     config.arms = in_order({name: {"method": cut} for name, cut in cuts.items()})
     config.columns = ("reward", "clip_fraction", f"clip_fraction{WHOLE}", f"kl_old_k3{WHOLE}", "units")
     config.asked = tuple((*list(CUTS)[:2], column) for column in ("reward", f"reward{WHOLE}"))

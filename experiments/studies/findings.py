@@ -82,12 +82,14 @@ class Findings(NamedTuple):
       figure: what is drawn.
       notes: sentences that state what came out, with their numbers.
       tables: further ones, by what stands above them.
+      runs: arm -> the numbers of each of its runs, by seed; for who wants them one by one.
     """
 
     rows: Sequence[Mapping[str, Cell]]
     figure: Figure
     notes: Sequence[str] = ()
     tables: Mapping[str, Sequence[Mapping[str, Cell]]] = MappingProxyType({})
+    runs: Mapping[str, Sequence[Mapping[str, float]]] = MappingProxyType({})
 
 
 def interval(values: Sequence[float], comparisons: int = 1) -> Interval:
@@ -205,6 +207,7 @@ def write(findings: Findings, folder: Path, asked: Asked) -> Path:
         "notes": list(findings.notes),
         "rows": _plain_rows(findings.rows),
         "tables": {title: _plain_rows(rows) for title, rows in findings.tables.items()},
+        "runs": {arm: _plain_rows(runs) for arm, runs in findings.runs.items()},
     }
     picture = io.BytesIO()
     findings.figure.savefig(picture, dpi=130, format="png")

@@ -50,7 +50,8 @@ def default_study() -> ConfigDict:
       do those of what is told besides.
     - `columns`: metrics of the table: a held-out accuracy at the end, any other as its mean over the last
       `tail` iterations, or with `WHOLE` behind its name over all of them.
-    - `curves`: metrics that are drawn by iteration, a panel each, beside the columns that are compared.
+    - `curves`: metrics that are drawn by iteration, a panel each, as means over the last `tail` of them,
+      beside the columns that are compared.
     - `threshold`: of the outcome; `tail` iterations with this mean are waited for.
     """
     return ConfigDict(
@@ -123,8 +124,8 @@ def training(config: ConfigDict, workdir: Path, console: Console) -> Findings:
     rows = [_row(arm, found) for arm, found in values.items()]
     notes = [*told(values, *families), *_thresholds(config, lines, first)]
     columns = dict.fromkeys(one.column for family in families for one in family)
-    figure = draw(values, tuple(columns) or COUNTED, lines, config.curves, first)
-    return Findings(rows, figure, notes)
+    figure = draw(values, tuple(columns) or COUNTED, lines, config.curves, first, config.tail)
+    return Findings(rows, figure, notes, runs=values)
 
 
 def _check(config: ConfigDict) -> None:

@@ -29,6 +29,7 @@ def draw(
     lines: Mapping[str, Sequence[Lines]],
     curves: Sequence[str],
     first: int = 0,
+    tail: int = 1,
 ) -> Figure:
     """A panel of dots a column, then a panel a curve.
 
@@ -36,8 +37,10 @@ def draw(
       values: what the table says of each run.
       columns: of the table: a dot a run, and the mean over seeds with its 95% interval.
       lines: arm -> metrics of its runs.
-      curves: metrics: the mean over seeds, and 95% intervals as bands.
+      curves: metrics: the mean over seeds, and 95% intervals as bands. A panel reaches as far as its runs do,
+        so that a band that is wider is cut off.
       first: iteration after the cold start, where the arms begin to differ.
+      tail: iterations, up to each one, that a curve is the mean of.
     """
     rows = [-(-len(names) // ACROSS) for names in (columns, curves)]
     heights = [rows[0] * (LINE * len(values) + 0.8), rows[1] * HEIGHT]
@@ -49,10 +52,10 @@ def draw(
         arm: [[line for line in run if line["step"] >= first] for run in runs] for arm, runs in lines.items()
     }
     for axis, metric in zip(_panels(bands, rows[1], len(curves)), curves, strict=True):
-        for number, (arm, runs) in enumerate(own.items()):
-            _band(axis, runs, metric, arm, f"C{number}")
+        drawn = [_band(axis, runs, metric, f"C{number}", tail) for number, runs in enumerate(own.values())]
+        _reach(axis, np.concatenate(drawn))
         axis.set_title(metric, fontsize=10)
-        axis.set_xlabel("iteration")
+        axis.set_xlabel("iteration" if tail == 1 else f"iteration, mean of the last {tail}")
         axis.grid(alpha=0.25)
     handles = [Line2D([], [], color=f"C{number}", label=arm) for number, arm in enumerate(values)]
     bands.legend(handles=handles, loc="outside lower center", ncols=4, fontsize=8, frameon=False)
@@ -93,12 +96,30 @@ def _dots(axis: Axes, values: Values, column: str) -> None:
     axis.grid(alpha=0.25, axis="x")
 
 
-def _band(axis: Axes, found: Sequence[Lines], metric: str, label: str, colour: str) -> None:
+def _band(axis: Axes, found: Sequence[Lines], metric: str, colour: str, tail: int) -> np.ndarray:
+    """Draws an arm; gives the values of its runs back."""
     points = [{line["step"]: line[metric] for line in one if metric in line} for one in found]
     steps = sorted(set.intersection(*(set(one) for one in points)))
     if not steps:
-        return
-    spread = [interval([one[step] for one in points]) for step in steps]
+        return np.array([])
+    runs = np.array([_smooth([one[step] for step in steps], tail) for one in points])
+    spread = [interval(values.tolist()) for values in runs.T]
     mean, half = np.array([one.mean for one in spread]), np.array([one.half for one in spread])
-    axis.plot(steps, mean, color=colour, label=label, linewidth=1.5)
+    axis.plot(steps, mean, color=colour, linewidth=1.5)
     axis.fill_between(steps, mean - half, mean + half, color=colour, alpha=0.12, linewidth=0)
+    return runs.ravel()
+
+
+def _reach(axis: Axes, values: np.ndarray) -> None:
+    """A panel that holds the values and a little more."""
+    if len(values) and np.ptp(values) > 0:
+        margin = 0.04 * np.ptp(values)
+        axis.set_ylim(values.min() - margin, values.max() + margin)
+
+
+def _smooth(values: Sequence[float], tail: int) -> np.ndarray:
+    """Means of the last `tail` values, of fewer at the beginning."""
+    total = np.cumsum(np.concatenate([[0.0], np.asarray(values, np.float64)]))
+    last = np.arange(1, len(total))
+    before = np.maximum(last - tail, 0)
+    return (total[last] - total[before]) / (last - before)

@@ -141,6 +141,17 @@ def test_the_figure_has_a_dot_a_run_and_a_band_an_arm():
     assert [list(curve.get_ydata()) for curve in panels(first=2)[1].lines] == [[4, 6, 8]] * 2
 
 
+def test_a_curve_is_a_mean_of_the_last_iterations_in_a_panel_as_high_as_its_runs():
+    runs = [[line(step, step * seed) for step in range(5)] for seed in (1, 3)]
+    figure = draw({"a": [{"x": 1.0}] * 2}, ("x",), {"a": runs}, ("reward",), tail=2)
+    _, panel = [axis for axis in figure.axes if axis.axison]
+    (curve,) = panel.lines
+    assert list(curve.get_ydata()) == [0, 1, 3, 5, 7]  # means of 0, 2, 4, 6, 8 by two
+    assert panel.get_xlabel() == "iteration, mean of the last 2"
+    low, high = panel.get_ylim()  # the second seed ends at (9 + 12)/2
+    assert 10.5 < high < 11.5 and -1 < low < 0
+
+
 @pytest.mark.parametrize(("model", "tool"), [("tiny", "search"), ("smollm2", "calculator")])
 def test_the_arms_of_the_comparison_are_charged_alike(model, tool):
     config = get_config(model)
