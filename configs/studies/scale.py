@@ -6,8 +6,8 @@
     python -m experiments.study --config=configs/studies/scale.py:smollm2 --workdir=runs/scale_smollm2
 
 The search task from scratch: the 220 thousand parameters of its own config and 1 million, 4 million
-("medium"), 26 and 106 million ("large", which want an accelerator). SmolLM2 learns the calculator, by the
-ratio of macro-actions where the others have a token's.
+("medium"), 26 and 106 million ("large", which want an accelerator). SmolLM2 learns another task, the
+calculator: how its lead compares with theirs is not asked.
 """
 
 from __future__ import annotations
@@ -61,6 +61,8 @@ def get_config(size: str = "small") -> ConfigDict:
     config.curves = ("outcome", "entropy", "tool_calls")
     if size == "smollm2":
         config.base = smollm2()
+        config.base.method.ratio = "token"
+        config.question = "Does ARPO learn to calculate better than GRPO with SmolLM2?"
         config.arms = in_order({"arpo": {}, "grpo": UNFORKED_TOKENS})
         config.tail = 3
         return config
