@@ -110,6 +110,8 @@ def notes(found: Rounds, parameters: int) -> list[str]:
         f"The blocks have {parameters / 1e6:.2f} M parameters; a round has "
         f"{found[0][FIRST]['rows']:.0f} rows. Other processes used {busy.mean:.2g} cores "
         "meanwhile (mean over rounds of the busiest moment).",
+        "All rounds are of one policy: intervals are over its prompts and draws, and do not tell how often "
+        "another policy forks.",
         *[_compared(found, name) for name in forked],
         *[_dominant(found, name) for name in found[0]],
         _padding(found),

@@ -89,8 +89,9 @@ def notes(found: Sequence[Mapping[str, Any]]) -> list[str]:
         f"Gradients that should be equal are {max(apart[True]):.1g} apart at most, the others "
         f"{min(apart[False]):.1g} at least.",
         f"Responses have {seen['tokens']} tokens, with a standard deviation of {seen['spread']}.",
-        f"Off-policy log-ratios of tokens have a standard deviation of {seen['log_ratio']}; GRPO's clip of "
-        f"0.2 binds on {seen['clipped by GRPO']} of the tokens, GSPO's on {seen['clipped by GSPO']}.",
+        f"Off-policy is a policy whose parameters were given noise, not updates: log-ratios of tokens have a "
+        f"standard deviation of {seen['log_ratio']}; GRPO's clip of 0.2 binds on "
+        f"{seen['clipped by GRPO']} of the tokens, GSPO's on {seen['clipped by GSPO']}.",
         *[_told(pair, records[pair]) for pair in PAIRS if not pair.equal],
     ]
 

@@ -267,10 +267,10 @@ def test_sentences_of_seconds_and_padding():
     assert notes[0].startswith(
         "The blocks have 2.50 M parameters; a round has 1 rows. Other processes used 1 "
     )
-    assert "x: update 75%, reading prompts 5%," in notes[3]
-    assert notes[3].endswith("of the seconds; 75% of the loop's places drew nothing.")
-    assert "comes to 1.00 to 3.00 times the formula's operations of a rollout" in notes[4]
-    assert notes[4].endswith("XLA counts 1.00 to 2.00 times the formula's operations of an update.")
+    assert "x: update 75%, reading prompts 5%," in notes[4]
+    assert notes[4].endswith("of the seconds; 75% of the loop's places drew nothing.")
+    assert "comes to 1.00 to 3.00 times the formula's operations of a rollout" in notes[5]
+    assert notes[5].endswith("XLA counts 1.00 to 2.00 times the formula's operations of an update.")
 
 
 def test_the_picture_is_drawn_of_one_round_and_of_more():
