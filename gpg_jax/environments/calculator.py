@@ -35,7 +35,7 @@ _FUNCTIONS: dict[str, Callable[..., Any]] = {
     "max": max,
     "floor": math.floor,
 }
-_NODES = {ast.Expr, ast.Constant, ast.BinOp, ast.UnaryOp, ast.Call, ast.Name}
+_NODES = {ast.Constant, ast.BinOp, ast.UnaryOp, ast.Call, ast.Name}
 _OPERATORS: dict[type[ast.AST], Callable[..., Any]] = {
     ast.Add: operator.add,
     ast.Sub: operator.sub,
@@ -61,36 +61,35 @@ def calculate(expression: str) -> str:
     """The value of an expression: + − * / // % ** ^ (a power), and `sqrt abs round min max floor`, `pi`, `e`.
 
     Args:
-      expression: at most `LONGEST` characters; thousands may be parted by commas.
+      expression: one, of at most `LONGEST` characters; thousands may be parted by commas.
 
     Returns:
       An integer where the value is one, else twelve digits.
 
     Raises:
-      ValueError: no arithmetic, or a step of more than `LARGEST_BITS` bits.
+      ValueError: no arithmetic, more than one expression, or a step of more than `LARGEST_BITS` bits.
       ArithmeticError: division by zero, a float that overflows.
     """
     from simpleeval import InvalidExpression, SimpleEval
 
     if len(expression) > LONGEST:
         raise ValueError(f"the expression has {len(expression)} characters; at most {LONGEST} are read")
-    operators = {kind: _bounded(step) for kind, step in _OPERATORS.items()} | {
-        ast.Pow: _power,
-        ast.BitXor: _power,
-    }
+    operators = {kind: _bounded(step) for kind, step in _OPERATORS.items()} | {ast.Pow: _power}
     functions = {name: _bounded(step) for name, step in _FUNCTIONS.items()}
     names = {"pi": math.pi, "e": math.e}
     evaluator = SimpleEval(operators=operators, functions=functions, names=names)
     evaluator.nodes = {kind: read for kind, read in evaluator.nodes.items() if kind in _NODES}
     try:
-        return _written(_number(evaluator.eval(_plain(expression))))
+        # SimpleEval's own parser reads statements, and leaves out all behind the first.
+        parsed = ast.parse(_plain(expression), mode="eval").body
+        return _written(_number(evaluator.eval(expression, parsed)))
     except (InvalidExpression, SyntaxError, TypeError, KeyError, RecursionError) as error:
         raise ValueError(f"{expression.strip()!r} is not arithmetic: {error}") from error
 
 
 def _plain(expression: str) -> str:
-    """× ÷ − as Python has them; without functions, also without the commas of thousands."""
-    for written, read in {"×": "*", "÷": "/", "−": "-", "·": "*"}.items():
+    """× ÷ − ^ as Python has them; without functions, also without the commas of thousands."""
+    for written, read in {"×": "*", "÷": "/", "−": "-", "·": "*", "^": "**"}.items():
         expression = expression.replace(written, read)
     if re.search(r"[^\W\d]", expression):
         return expression.strip()
