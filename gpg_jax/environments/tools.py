@@ -24,14 +24,18 @@ class Tool(NamedTuple):
     Attributes:
       name: of its tag.
       call: what stands inside the tag -> result; called in threads, several at once.
-      retries: further attempts after an exception.
+      retries: further attempts after an exception that is transient.
       pause: seconds before an attempt, doubled each time.
+      transient: exceptions after which the same query may do better; any other, as of what the policy wrote
+        wrongly, it is told at once. `OSError` is the base of those of sockets, files and `requests`, and of
+        `TimeoutError`.
     """
 
     name: str
     call: Callable[[str], str]
     retries: int = 0
     pause: float = 0.5
+    transient: tuple[type[Exception], ...] = (OSError,)
 
 
 class Answer(NamedTuple):
@@ -40,7 +44,7 @@ class Answer(NamedTuple):
     Attributes:
       text: result, or what went wrong.
       seconds: that it took.
-      failure: "raised" on every attempt, "malformed", "timed_out" or "unreadable"; "" for a result.
+      failure: "raised" on the last attempt, "malformed", "timed_out" or "unreadable"; "" for a result.
       mended: whether characters that are no text, lone surrogates, are `?` in it.
     """
 
@@ -78,6 +82,8 @@ def call(tool: Tool, query: str, sleep: Callable[[float], None] = time.sleep) ->
             return Answer(_text(tool, tool.call(query)), time.monotonic() - start)
         except (Exception, SystemExit) as error:  # a tool may parse its query as a command line
             message = f"{type(error).__name__}: {error}"
+            if not isinstance(error, tool.transient):
+                break
     return Answer(f"Error: {message}", time.monotonic() - start, "raised")
 
 

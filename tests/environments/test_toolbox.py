@@ -81,8 +81,10 @@ def test_a_tool_that_raises_is_tried_again_and_then_read_by_the_policy():
     toolbox = box(tool._replace(retries=0))
     assert "Error: OSError: no line" in said(toolbox, request("<broken>x</broken>", tool="broken"))
     assert toolbox.count().failures == 1
-    odd = call(Tool("odd", lambda query: 3), "x")
+    odd = call(Tool("odd", lambda query: 3, retries=2), "x", sleep=pauses.append)
     assert odd.text.startswith("Error: TypeError: the tool 'odd' returned int")
+    call(tool._replace(transient=(LookupError,)), "x", sleep=pauses.append)
+    assert len(pauses) == 2  # neither may be another time
 
 
 def asks(toolbox: Toolbox, tool: str, rows: int, first: int = 0) -> list:

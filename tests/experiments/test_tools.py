@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import json
+import sys
 
 import pytest
 
 from experiments.config import Experiment, TaskConfig, ToolsConfig
-from experiments.tools import make_toolbox, make_tools, tally
+from experiments.tools import TOOLS, make_toolbox, make_tools, tally
 from gpg_jax.data.tokenizers import character_tokenizer
+from gpg_jax.environments import python_tool
 from gpg_jax.environments.toolbox import Request
+from gpg_jax.environments.tools import Tool, call
 
 
 def corpus(folder, text):
@@ -33,6 +36,46 @@ def test_files_of_one_name_have_indexes_of_their_own(tmp_path):
     search(tmp_path, one, index=own)
     with pytest.raises(ValueError, match="has the index of other documents"):
         search(tmp_path, two, index=own)
+
+
+def retried(name: str, query: str, **changes) -> int:
+    """How often a call that fails is made again."""
+    (tool,) = make_tools(Experiment(tools=ToolsConfig(names=(name,), retries=3, **changes)))
+    pauses = []
+    assert call(tool, query, sleep=pauses.append).failure == "raised"
+    return len(pauses)
+
+
+@pytest.mark.parametrize(
+    ("error", "times"),
+    [
+        (ConnectionResetError("by peer"), 3),
+        (TimeoutError("no answer"), 3),
+        (json.JSONDecodeError("no page", "<html>", 0), 0),
+        (ZeroDivisionError("1 / 0"), 0),
+        (SystemExit(2), 0),
+    ],
+)
+def test_what_may_pass_is_tried_again_and_what_the_policy_did_is_not(monkeypatch, error, times):
+    def fails(query: str) -> str:
+        raise error
+
+    monkeypatch.setitem(TOOLS, "own", lambda experiment: Tool("own", fails))
+    assert retried("own", "x") == times
+
+
+@pytest.mark.parametrize("expression", ["1 / 0", "1 +"])
+def test_what_is_no_calculation_is_calculated_once(expression):
+    assert retried("calculator", expression) == 0
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="the Python tool needs Linux")
+@pytest.mark.parametrize("snippet", ["1 / 0", "while True: pass", "raise OSError", "print('x' * 10**6)"])
+def test_a_snippet_that_fails_is_run_once(monkeypatch, snippet):
+    started, start = [], python_tool._start
+    monkeypatch.setattr(python_tool, "_start", lambda *limits: started.append(limits) or start(*limits))
+    assert retried("python", snippet, python_seconds=1.0) == 0
+    assert len(started) == 2  # the first to see whether this machine has what it takes
 
 
 def test_the_tally_has_all_counters():
