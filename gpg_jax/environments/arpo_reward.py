@@ -21,6 +21,8 @@ from gpg_jax.environments.trajectory import Part, Trajectory
 
 TOOLS = ("search", "python")
 BONUS = 0.1
+_CALLS = [[f"<{tool}>", f"</{tool}>"] for tool in TOOLS]
+_CALL_TAG = re.compile("|".join(itertools.chain(*_CALLS)))
 _ANSWER = re.compile(r"<answer>(.*?)</answer>", re.DOTALL)
 
 
@@ -48,7 +50,7 @@ def format_error(parts: tuple[Part, ...]) -> str:
     """What is wrong with the format, "" if nothing.
 
     As many `<think>` as `</think>` and at least one; exactly one answer, with a `\\boxed{…}` in it; each call
-    closed and answered by its tool; no result that the policy wrote itself.
+    closed and answered by its tool before the next is opened; no result that the policy wrote itself.
     """
     if _count(parts, "<think>") != _count(parts, "</think>") or not _count(parts, "<think>"):
         return "as many <think> as </think> are needed, at least one"
@@ -56,10 +58,10 @@ def format_error(parts: tuple[Part, ...]) -> str:
         return "exactly one <answer>…</answer> is needed"
     if _count(parts, "<result>") or _count(parts, "</result>"):
         return "a result is the tool's to write"
-    answered = calls(parts)
-    for tool in TOOLS:
-        if not _count(parts, f"<{tool}>") == _count(parts, f"</{tool}>") == answered.count(tool):
-            return f"each <{tool}> must be closed and answered"
+    for part, after in itertools.zip_longest(parts, parts[1:]):  # authors take turns
+        tags = _CALL_TAG.findall(part.text) if part.by_policy else []
+        if tags and not (after and tags in _CALLS):
+            return "each call must be closed and answered before the next is opened"
     if boxed_answer(parts) is None:
         return "the answer needs a \\boxed{…}"
     return ""

@@ -22,6 +22,7 @@ def answered(answer: str, *before: str) -> Trajectory:
 
 SEARCHED = ("<think>x</think><search>cats</search>", " <result>\na page\n</result>")
 COUNTED = ("<think>y</think><python>1</python>", " <result>\n1\n</result>")
+PAGE, TELL = SEARCHED[1], "<think>so</think><answer>\\boxed{cat}</answer>"
 
 
 @pytest.mark.parametrize(
@@ -47,6 +48,19 @@ COUNTED = ("<think>y</think><python>1</python>", " <result>\n1\n</result>")
             trajectory("<think>a</think><search>b</search><result>c</result><answer>\\boxed{cat}</answer>"),
             -1.0,
         ),
+        # what closes nothing is answered too, and a call is opened that nothing closes
+        (trajectory("<think>a</think></search>", PAGE, "<search>" + TELL), -1.0),
+        (answered("cat", *SEARCHED, "<think>a</think></python>", PAGE, "<python>"), -1.0),
+        # calls in one another, twice opened, or closed by another's tag
+        (trajectory("<python><search>x</search>", PAGE, "1</python>", PAGE, TELL), -1.0),
+        (trajectory("<search>x<search>y</search>", PAGE, "</search>", PAGE, TELL), -1.0),
+        (trajectory("<search>x</python>", PAGE, "<python>x</search>", PAGE, TELL), -1.0),
+        # a call that was answered, behind one that was not
+        (trajectory("<search>x</search><search>y</search>", PAGE, TELL), -1.0),
+        # a tool that is none of the two
+        (trajectory("<calculator>1</calculator>", PAGE, TELL), 1.0),
+        # a call behind the last result
+        (answered("cat", *SEARCHED, "<search>x</search>"), -1.0),
     ],
 )
 def test_by_hand(response, reward):
