@@ -12,7 +12,7 @@ from typing import Any
 
 from ml_collections import config_dict
 
-from experiments.config_checks import at_least, check_whole, one_of
+from experiments.config_checks import at_least, check_calls_heard, check_whole, one_of
 from experiments.functions import FUNCTIONS
 from experiments.learning_config import (
     ActorsConfig,
@@ -243,7 +243,8 @@ class ToolsConfig:
 
     Attributes:
       names: keys of `experiments.tools.TOOLS`; each is called by its tag.
-      boundaries: strings behind which a row may be forked though nothing answers.
+      boundaries: strings behind which a row may be forked though nothing answers; none may end inside the
+        closing tag of a tool.
       calls: of a row; a further one ends it.
       answer_tokens: of an answer, its tags among them.
       seconds: of a call.
@@ -257,7 +258,7 @@ class ToolsConfig:
       corpus: documents of the search: `.jsonl` with a `text` in every line, or a `.json` search cache.
       index: folder of the index that is made of them; None for one in the user's cache.
       results, characters: documents of an answer, and how much of each.
-      python_seconds, python_memory: of a snippet, in seconds and MiB.
+      python_seconds, python_memory: of a snippet, in seconds, fewer than those of a call, and MiB.
     """
 
     names: tuple[str, ...] = ()
@@ -288,6 +289,12 @@ class ToolsConfig:
                 raise ValueError(f"tools.{key} is {getattr(self, key)}; it must be above 0")
         if "" in self.boundaries or len(set(self.names)) < len(self.names):
             raise ValueError("tools.boundaries has an empty string, or tools.names a name twice")
+        check_calls_heard("tools.boundaries", self.boundaries, self.names)
+        if "python" in self.names and self.python_seconds >= self.seconds:
+            raise ValueError(
+                f"tools.python_seconds is {self.python_seconds} and tools.seconds {self.seconds}: a snippet "
+                "must be stopped before its call is given up; lower the one, or raise the other"
+            )
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -352,6 +359,7 @@ class Experiment:
 
     def __post_init__(self) -> None:
         check_whole(self)
+        check_calls_heard("sampling.stop", self.sampling.stop, self.tools.names)
         self.optimizer.check("optimizer")
         self.method.check_group(self.schedule.group)
         self.reward_model.check_wanted(REWARD_MODEL in self.task.rewards)

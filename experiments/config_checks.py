@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import math
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -26,6 +27,28 @@ def check_checkpoint(key: str, value: str) -> None:
     """Raises a ValueError for what names no checkpoint of a reward model."""
     if value not in ("best", "latest") and not value.isdecimal():
         raise ValueError(f"{key} is {value!r}; it is best, latest, or a number")
+
+
+def check_calls_heard(key: str, strings: Sequence[str], names: Sequence[str]) -> None:
+    """Raises a ValueError for a string at which a row may be stopped on the way to the end of a call.
+
+    A row is stopped where the first string ends, of those that end there by the longest, and is read anew
+    from there: of `</search>` nothing would be heard behind `</`, nor with `x</search>` behind an x.
+
+    Args:
+      key: of the strings.
+      strings: at which a row is stopped.
+      names: of the tools, each called by its tag.
+    """
+    for name, string in itertools.product(names, strings):
+        tag = f"</{name}>"
+        begun = [tag[:length] for length in range(1, len(tag))]
+        cut = any(part.endswith(string) or string.endswith(part) for part in begun)
+        if cut or (string != tag and string.endswith(tag)):
+            raise ValueError(
+                f"{key} has {string!r}, which may stop a row inside of {tag}, so that its call would not be "
+                "heard; choose a string that does not end there"
+            )
 
 
 def check_whole(config: Any) -> None:

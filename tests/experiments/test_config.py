@@ -16,6 +16,7 @@ from experiments.schedule import derive, table
 from experiments.setup import build
 from experiments.tasks import load_task
 from gpg_jax.algorithms import ALGORITHMS
+from gpg_jax.decoding.automaton import advance, compile_automaton
 from gpg_jax.estimators.generalized_advantage import length_adaptive_lambda
 
 
@@ -107,6 +108,14 @@ SENTENCES = {
         dict(reward_model__batch=8, reward_model__normalise=False),
         r"reward_model.normalise, reward_model.batch would not be read: task.rewards has no 'reward_model'",
     ),
+    "a snippet that outlasts its call": (
+        dict(tools__names=("python",), tools__python_seconds=5.0, tools__seconds=5.0),
+        r"tools.python_seconds is 5.0 and tools.seconds 5.0: a snippet must be stopped before",
+    ),
+    "a stop string in a call": (
+        dict(tools__names=("calculator", "search"), sampling__stop=("\n", "sea")),
+        r"sampling.stop has 'sea', which may stop a row inside of </search>",
+    ),
     "nothing to ask": (dict(evaluation__samples=0, evaluation__greedy=False), r"there is nothing to ask"),
 }  # fmt: skip
 
@@ -115,6 +124,44 @@ SENTENCES = {
 def test_bad_values_are_sentences(changes, sentence):
     with pytest.raises(ValueError, match=sentence):
         read(**changes)
+
+
+@pytest.mark.parametrize(
+    ("boundary", "text", "heard"),
+    [
+        ("</", "</search>", False),
+        ("e", "</search>", False),
+        ("</search", "</search>", False),
+        (">x</se", "<search>x</search>", False),
+        (" <", "x </search>", False),
+        ("x</search>", "x</search>", False),
+        ("</search>", "</search>", True),
+        ("search>", "</search>", True),
+        ("</search>\n", "</search>\n", True),
+        ("</think>", "</think></search>", True),
+        ("\n", "\n</search>", True),
+        ("</s>", "</s></search>", True),
+    ],
+)
+def test_no_boundary_keeps_a_call_from_being_heard(boundary, text, heard):
+    """Beside what a row does that is read from the start again behind every boundary."""
+    stops = compile_automaton(("</search>", boundary), [bytes([byte]) for byte in range(256)])
+    state, found = np.int32(0), []
+    for byte in text.encode():
+        state, pattern = advance(stops, state, np.int32(byte))
+        if pattern >= 0:
+            state, found = np.int32(0), [*found, int(pattern)]
+    assert (0 in found) == heard
+    if heard:
+        assert (
+            read(tools__names=("search",), tools__boundaries=("\n", boundary)).tools.boundaries[1] == boundary
+        )
+    else:
+        with pytest.raises(
+            ValueError, match=r"tools.boundaries has .*, which may stop a row inside of </search>"
+        ):
+            read(tools__names=("search",), tools__boundaries=("\n", boundary))
+    assert read(tools__boundaries=(boundary,))  # where nothing is called
 
 
 def test_a_group_of_one_is_for_methods_without_a_group_baseline():
