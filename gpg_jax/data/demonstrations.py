@@ -92,7 +92,7 @@ def split_turns(response: str, tools: Collection[str]) -> list[Turn]:
     Raises:
       ValueError: a call without a result, or a result without a call.
     """
-    call = re.compile("|".join(f"</{re.escape(tool)}>" for tool in tools) or "(?!)")
+    call = _closing_tag(tools)
     turns: list[Turn] = []
     begin = 0
     while found := call.search(response, begin):
@@ -167,14 +167,24 @@ def _alternating(said: Sequence[Turn], tools: Collection[str]) -> list[Turn]:
 
 
 def _check_order(turns: Sequence[Turn], tools: Collection[str]) -> None:
-    """A tool speaks after the policy's call and nowhere else."""
-    ends = tuple(f"</{tool}>" for tool in tools)
+    """A tool speaks after each call of the policy's and nowhere else."""
+    call = _closing_tag(tools)
     for number, (author, _) in enumerate(turns):
         if author != ("policy", "tool")[number % 2]:
             raise ValueError(f"turn {number} is the {author}'s; turns are the policy's and a tool's by turns")
-        if author == "tool" and not turns[number - 1][1].rstrip().endswith(ends):
-            raise ValueError(f"turn {number} is a tool's, and turn {number - 1} does not end in a call")
+        before = turns[number - 1][1].rstrip()
+        if author == "tool" and [found.end() for found in call.finditer(before)] != [len(before)]:
+            raise ValueError(
+                f"turn {number} is a tool's, and turn {number - 1} does not end in a call, its only one"
+            )
+    if turns[-1][0] == "policy" and (found := call.search(turns[-1][1])):
+        raise ValueError(f"no tool's turn follows the call that {found[0]} ends")
     _check_own_words(turns, tools)
+
+
+def _closing_tag(tools: Collection[str]) -> re.Pattern[str]:
+    """What ends a call."""
+    return re.compile("|".join(f"</{re.escape(tool)}>" for tool in tools) or "(?!)")
 
 
 def _check_own_words(turns: Sequence[Turn], tools: Collection[str]) -> None:

@@ -138,6 +138,24 @@ GOOD = {"question": "a", "response": "b"}
             "line 2: turn 1 is a tool's",
         ),
         (
+            {
+                "question": "a",
+                "turns": [
+                    ["policy", "<search>b</search> hm <search>c</search>"],
+                    ["tool", "d"],
+                    ["policy", "e"],
+                ],
+            },
+            "line 2: turn 1 is a tool's, and turn 0 does not end in a call, its only one",
+        ),
+        (
+            {
+                "question": "a",
+                "turns": [["policy", "<search>b</search>"], ["tool", "c"], ["policy", "<search>d</search>"]],
+            },
+            "line 2: no tool's turn follows the call that </search> ends",
+        ),
+        (
             {"question": "a", "response": "<search>b</search><result>c</result>"},
             "line 2: the policy says nothing",
         ),
