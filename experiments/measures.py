@@ -11,6 +11,8 @@ import numpy as np
 
 from experiments.optimizers import run_learning_rate
 from experiments.setup import Setup
+from experiments.tools import without_room
+from gpg_jax.training.collect import Collected
 from gpg_jax.training.loop import Iteration
 from gpg_jax.types import Rollout
 
@@ -23,7 +25,8 @@ def measure(setup: Setup, iteration: Iteration, before: float) -> dict[str, floa
 
     - `reward_failures`: rows for which a reward function raised or gave no number.
     - `generations`, `offered_groups`, `short_groups`: of dynamic sampling, see `training.collect`.
-    - `calls`: calls of tools a row, and `tool_*`, what the tools did, where there are any.
+    - `calls`: calls of tools a row, and `tool_*`, what the tools did, where there are any; of these
+      `tool_no_room`: rows that ended because an answer did not fit into the rest of `sampling.new_tokens`.
     - `forks`: rows of a prompt that begin behind tokens of another, where rows may and behind the cold start;
       at most `schedule.group` − `branching.roots`, and fewer where beams become narrow.
     - `staleness`, `learner_waits`: iterations that a rollout's parameters were behind, and seconds in which
@@ -43,7 +46,7 @@ def measure(setup: Setup, iteration: Iteration, before: float) -> dict[str, floa
     seconds = time.perf_counter() - before  # once the metrics are here, the step is done
     collected = iteration.collected
     tokens = drawn_tokens(collected.rollout)
-    tools = {"calls": float(collected.calls.mean()), **collected.counts} if setup.turns else {}
+    tools = _tools(setup, collected) if setup.turns else {}
     forking = setup.config.branching.mode != "none" and iteration.step > setup.schedule.cold_steps
     forked = {"forks": forks(collected.rollout)} if forking else {}
     return (
@@ -62,6 +65,11 @@ def measure(setup: Setup, iteration: Iteration, before: float) -> dict[str, floa
             "new_tokens_per_second": tokens / seconds,
         }
     )
+
+
+def _tools(setup: Setup, collected: Collected) -> dict[str, float]:
+    no_room = without_room(collected.rollout.stop, collected.calls, setup.config.tools)
+    return {"calls": float(collected.calls.mean()), **collected.counts, "tool_no_room": no_room}
 
 
 def _rate(setup: Setup, step: int, updates: int) -> dict[str, float]:

@@ -37,7 +37,12 @@ TOOL_PANELS: tuple[Panel, ...] = (
     (
         "tool calls",
         "in a rollout",
-        {"tool_calls": "calls", "tool_failures": "failed", "tool_over_limit": "over the limit"},
+        {
+            "tool_calls": "calls",
+            "tool_failures": "failed",
+            "tool_over_limit": "over the limit",
+            "tool_no_room": "no room for the answer",
+        },
     ),
     (
         "format errors",

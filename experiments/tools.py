@@ -13,6 +13,8 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from pathlib import Path
 
+import numpy as np
+
 from experiments.config import BranchingConfig, Experiment, ToolsConfig
 from experiments.methods import nearest
 from gpg_jax.data import hops
@@ -25,6 +27,7 @@ from gpg_jax.environments.search import build_index, cached_index, cached_pages,
 from gpg_jax.environments.toolbox import Codec, Limits, Request, Toolbox
 from gpg_jax.environments.tools import Tool
 from gpg_jax.policies.smollm2 import default_cache
+from gpg_jax.types import STOP_TOOL_LIMIT, Array
 
 
 def _python(experiment: Experiment) -> Tool:
@@ -160,6 +163,17 @@ def asking(toolbox: Toolbox, config: ToolsConfig) -> Callable[[str, Call], Futur
 def tally(toolbox: Toolbox) -> dict[str, float]:
     """What the tools did since the last time, under the names of metrics."""
     return {f"tool_{name}": float(value) for name, value in dataclasses.asdict(toolbox.count()).items()}
+
+
+def without_room(stop: Array, calls: Array, config: ToolsConfig) -> float:
+    """Rows that ended because an answer did not fit; what else ends a row by a call is that all are spent.
+
+    Args:
+      stop: `int32[B]`, why rows ended.
+      calls: `int32[B]`, calls of theirs that were answered.
+      config: has the calls of a row.
+    """
+    return float(np.sum((stop == STOP_TOOL_LIMIT) & (calls < config.calls)))
 
 
 @functools.lru_cache(maxsize=4)

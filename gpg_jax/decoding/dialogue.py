@@ -198,7 +198,7 @@ class _Talk:
         for number in sorted(number for number, future in self.waiting.items() if future.done()):
             answer, row = self.waiting.pop(number).result(), self._row(number)
             if answer is None or len(answer) >= self.slots - self.length[number]:
-                row.stop = STOP_TOOL_LIMIT
+                row.stop = STOP_LENGTH if answer == [] else STOP_TOOL_LIMIT  # [] of a mere boundary
                 continue
             row.answer(int(self.length[number]), len(answer))
             widths.setdefault(self._width(max(len(answer), 1)), []).append((number, answer))

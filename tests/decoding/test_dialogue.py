@@ -180,7 +180,7 @@ def retold(tokens, answer):
         if token in CALLS:
             told = answer(Call(-1, number, CALLS.index(token), tokens[since:place].tolist()))
             if told is None or len(told) >= NEW - place:  # a row needs room for a token of its own
-                return acted, number, place, STOP_TOOL_LIMIT
+                return acted, number, place, STOP_LENGTH if told == [] else STOP_TOOL_LIMIT
             assert tokens[place : place + len(told)].tolist() == told
             place += len(told)
             number, since = (number + 1, place) if told else (number, since)
@@ -407,6 +407,22 @@ def test_boundaries_are_not_calls():
     assert [call.ids for call in asked if call.pattern == 0] == [[100, 101, 102], [105, 106, 107]]
     assert said.calls.tolist() == [2] and said.stop.tolist() == [STOP_EOS]
     assert said.acted[0, :11].tolist() == [True] * 3 + [False] * 2 + [True] * 3 + [False] * 2 + [True]
+
+
+@pytest.mark.parametrize(
+    ("stops", "stop", "length"),
+    [
+        ({9: 0}, STOP_TOOL_LIMIT, 10),  # two tokens answer, and none would be left
+        ({8: 0}, STOP_LENGTH, 12),
+        ({11: 0}, STOP_TOOL_LIMIT, 12),
+        ({11: 1}, STOP_LENGTH, 12),  # a boundary needs no room
+        ({10: 1}, STOP_LENGTH, 12),
+        ({}, STOP_LENGTH, 12),
+    ],
+)
+def test_an_answer_without_room_ends_a_row(stops, stop, length):
+    said, _ = talk(stops)
+    assert said.stop.tolist() == [stop] and said.length.tolist() == [length]
 
 
 def test_children_inherit_the_count_of_calls_alone():

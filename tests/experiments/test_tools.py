@@ -5,14 +5,16 @@ from __future__ import annotations
 import json
 import sys
 
+import numpy as np
 import pytest
 
 from experiments.config import Experiment, TaskConfig, ToolsConfig
-from experiments.tools import TOOLS, make_toolbox, make_tools, tally
+from experiments.tools import TOOLS, make_toolbox, make_tools, tally, without_room
 from gpg_jax.data.tokenizers import character_tokenizer
 from gpg_jax.environments import python_tool
 from gpg_jax.environments.toolbox import Request
 from gpg_jax.environments.tools import Tool, call
+from gpg_jax.types import STOP_EOS, STOP_LENGTH, STOP_TOOL_LIMIT
 
 
 def corpus(folder, text):
@@ -94,3 +96,8 @@ def test_the_tally_has_all_counters():
         )
     }  # fmt: skip
     toolbox.close()
+
+
+def test_rows_whose_answer_had_no_room_are_told_from_those_that_called_too_often():
+    stop = np.array([STOP_EOS, STOP_LENGTH, STOP_TOOL_LIMIT, STOP_TOOL_LIMIT, STOP_TOOL_LIMIT])
+    assert without_room(stop, np.array([0, 1, 0, 1, 2]), ToolsConfig(calls=2)) == 2.0

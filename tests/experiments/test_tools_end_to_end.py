@@ -13,6 +13,7 @@ from experiments.config import Experiment
 from experiments.reading import from_config_dict
 from experiments.tasks import load_task
 from gpg_jax.environments.calculator import calculate
+from gpg_jax.types import STOP_TOOL_LIMIT
 
 COLD = 40
 CALL = re.compile(r"<calculator>([^<>]*)</calculator> <result>\n([^<>]*)\n</result>")
@@ -36,7 +37,7 @@ def test_a_policy_calls_is_answered_and_forks(tmp_path):
     assert (rollout.parent != rows).sum() > 4
     assert lines[1]["forks"] == (rollout.parent != rows).sum() / 8
     task = load_task(from_config_dict(Experiment, get_config()))
-    answered = 0
+    answered = no_room = 0
     for row in rows:
         begin, end = rollout.prompt_length[row], rollout.length[row]
         text = task.tokenizer.decode_all(rollout.tokens[row, begin:end].tolist())
@@ -48,4 +49,5 @@ def test_a_policy_calls_is_answered_and_forks(tmp_path):
                 continue  # what is no expression is answered with what is wrong with it
             answered += 1
         assert (~acted).any() == ("<result>" in text)  # results are the tool's tokens, and no others are
-    assert answered > 20
+        no_room += rollout.stop[row] == STOP_TOOL_LIMIT and text.count("\n</result>") < 2
+    assert answered > 20 and lines[1]["tool_no_room"] == no_room > 0
