@@ -5,8 +5,11 @@ Ids count from 0 in each row; a token that the policy did not choose is in no un
 
 from __future__ import annotations
 
+from fractions import Fraction
+
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from gpg_jax.types import Array
 
@@ -113,7 +116,8 @@ def high_entropy_units(action_mask: Array, entropy: Array, fraction: float) -> A
     Args:
       action_mask: `bool[B, L]`.
       entropy: `[B, L]`, of the distribution that the token was drawn from, in nats.
-      fraction: of a row's actions, in (0, 1]; of equal entropies the earlier goes first.
+      fraction: of a row's actions, in (0, 1], read as the fraction m/n, n ≤ 10⁶, that is nearest; of equal
+        entropies the earlier goes first.
 
     Returns:
       `int32[B, L]`.
@@ -124,7 +128,10 @@ def high_entropy_units(action_mask: Array, entropy: Array, fraction: float) -> A
     if not 0 < fraction <= 1:
         raise ValueError(f"the fraction of actions that begin a unit must be in (0, 1], got {fraction}")
     mask = jnp.asarray(action_mask)
-    wanted = jnp.ceil(fraction * jnp.sum(mask, axis=1)).astype(jnp.int32)
+    # In whole numbers: the float product 0.3 · 50 is a little above 15, and its ceiling is 16.
+    part = Fraction(fraction).limit_denominator(10**6)
+    counts = -(-part.numerator * np.arange(mask.shape[1] + 1) // part.denominator)
+    wanted = jnp.asarray(counts, jnp.int32)[jnp.sum(mask, axis=1)]
     return units_starting(mask, _rank(jnp.where(mask, -entropy, jnp.inf)) < wanted[:, None])
 
 

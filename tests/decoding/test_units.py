@@ -69,6 +69,16 @@ def test_units_begin_where_the_policy_was_least_certain():
             units.high_entropy_units(MASK, entropy, fraction)
 
 
+@pytest.mark.parametrize(
+    ("fraction", "actions", "count"),
+    [(0.3, 50, 15), (0.3, 51, 16), (0.15, 100, 15), (0.3, 10250, 3075), (5 / 7, 7, 5), (0.001, 3, 1)],
+)
+def test_of_the_actions_so_many_begin_a_unit(fraction, actions, count):
+    entropy = jnp.arange(actions, dtype=jnp.float32)[None]  # the last ones are the least certain
+    found = units.high_entropy_units(jnp.ones((1, actions), bool), entropy, fraction)
+    assert found[0].tolist() == [0] * (actions - count) + list(range(1, count + 1))
+
+
 TOKENS = jnp.array(np.random.default_rng(0).integers(0, 50, (64, 24)))
 LONG = jnp.broadcast_to((jnp.arange(24) >= 3) & (jnp.arange(24) % 7 != 6), (64, 24))
 
