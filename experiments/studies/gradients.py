@@ -36,6 +36,7 @@ from experiments.studies.estimators import (
 )
 from experiments.studies.findings import Findings
 from experiments.studies.gradients_figure import draw
+from experiments.studies.gradients_records import Budget
 from experiments.studies.kept import every_seed
 from experiments.studies.moments import Moments
 from experiments.studies.policies import (
@@ -113,7 +114,10 @@ def gradients(config: ConfigDict, workdir: Path, console: Console) -> Findings:
     """
     lab = functools.cache(lambda: open_lab(config))
     found = every_seed(config, workdir, console, lambda seed: measure_seed(lab(), seed))
-    return Findings(report.table(found), draw(found), report.notes(found))
+    budget = Budget(config.rollouts, config.reference)
+    return Findings(
+        report.table(found, budget), draw(found, budget), report.notes(found, budget), report.tables(found)
+    )
 
 
 def open_lab(config: ConfigDict) -> Lab:
