@@ -261,11 +261,22 @@ def _row(arm: str, found: Sequence[Mapping[str, float]]) -> dict[str, Cell]:
 
 
 def _thresholds(config: ConfigDict, lines: Mapping[str, Sequence[Lines]], first: int) -> list[str]:
-    """When each arm's outcome was at the threshold."""
+    """When each arm's outcome was at the threshold, and the tokens that were drawn until then."""
     notes = []
     for arm, found in lines.items():
-        steps = [reached(one, first, "outcome", config.threshold, config.tail) for one in found]
-        there = sorted(step - first + 1 for step in steps if step is not None)
-        after = f", after {', '.join(map(str, there))} iterations of {config.tail} at least" if there else ""
-        notes.append(f"{arm}: an outcome of {config.threshold} in {len(there)} of {len(found)} seeds{after}")
+        ends = [(one, reached(one, first, "outcome", config.threshold, config.tail)) for one in found]
+        there = [(one, step) for one, step in ends if step is not None]
+        steps = sorted(step - first + 1 for _, step in there)
+        tokens = sorted(
+            sum(line["new_tokens"] for line in iterations(one, first) if line["step"] <= step)
+            for one, step in there
+        )
+        after = (
+            f", after {', '.join(map(str, steps))} iterations of {config.tail} at least, "
+            f"{', '.join(f'{drawn / 1e3:.3g}k' for drawn in tokens)} new tokens"
+        )
+        notes.append(
+            f"{arm}: an outcome of {config.threshold} in {len(there)} of {len(found)} seeds"
+            f"{after if there else ''}"
+        )
     return notes

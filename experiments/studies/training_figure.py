@@ -9,6 +9,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure, SubFigure
 from matplotlib.lines import Line2D
+from matplotlib.ticker import EngFormatter
 
 from experiments.studies.contrasts import Values
 from experiments.studies.findings import interval
@@ -94,6 +95,8 @@ def _dots(axis: Axes, values: Values, column: str) -> None:
     axis.set_ylim(len(found) - 0.5, -0.5)
     axis.set_title(column, fontsize=10)
     axis.grid(alpha=0.25, axis="x")
+    if np.max(np.abs(found)) >= 1e4:
+        axis.xaxis.set_major_formatter(EngFormatter(sep=""))  # 300k
 
 
 def _band(axis: Axes, found: Sequence[Lines], metric: str, colour: str, tail: int) -> np.ndarray:

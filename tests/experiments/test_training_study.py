@@ -111,6 +111,24 @@ def test_a_column_that_the_runs_do_not_have_is_known_when_the_first_has_ended(tm
     assert len(asked_for) == 1
 
 
+def test_the_threshold_is_told_with_the_tokens_until_then(tmp_path, monkeypatch):
+    config = get_config()
+    config.arms, config.compared, config.asked = {"a": {}, "b": {}}, ("reward",), ()
+    config.columns, config.curves, config.seeds, config.tail = ("reward",), ("reward",), 1, 2
+    first = experiment_of(config, "a", 0).cold_start.steps
+    outcomes = {"a": [1, 0, 1, 1], "b": [1, 0, 1, 0]}  # the first belongs to the cold start
+    for arm, found in outcomes.items():
+        (tmp_path / arm).mkdir()
+        lines = [{**line(first + step, one), "outcome": one} for step, one in enumerate(found)]
+        records.append(tmp_path / arm / "metrics.jsonl", lines)
+    monkeypatch.setitem(
+        training.__globals__, "train_all", lambda runs, *given: ((run, tmp_path / run[0]) for run in runs)
+    )
+    *_, one, other = training(config, tmp_path, Console(quiet=True)).notes
+    assert one == "a: an outcome of 0.8 in 1 of 1 seeds, after 3 iterations of 2 at least, 0.03k new tokens"
+    assert other == "b: an outcome of 0.8 in 0 of 1 seeds"
+
+
 def test_the_figure_of_one_seed_claims_no_interval():
     runs = {arm: [[line(step, step) for step in range(5)]] for arm in "ab"}
     values = {arm: [{"x": 1.0}] for arm in "ab"}
