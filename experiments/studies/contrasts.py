@@ -34,7 +34,7 @@ class Contrast(NamedTuple):
 
 def difference(column: str, one: str, other: str) -> Contrast:
     """The first arm less the second."""
-    return Contrast(column, {one: 1.0, other: -1.0}, f"{one} less {other}")
+    return Contrast(column, _summed((one, 1.0), (other, -1.0)), f"{one} less {other}")
 
 
 def growth(column: str, before: Sequence[str], behind: Sequence[str]) -> Contrast:
@@ -46,7 +46,7 @@ def growth(column: str, before: Sequence[str], behind: Sequence[str]) -> Contras
       behind: the other one.
     """
     (one, other), (first, second) = behind, before
-    weights = {one: 1.0, other: -1.0, first: -1.0, second: 1.0}
+    weights = _summed((one, 1.0), (other, -1.0), (first, -1.0), (second, 1.0))
     return Contrast(column, weights, f"({one} less {other}) less ({first} less {second})")
 
 
@@ -54,12 +54,23 @@ def rise(column: str, arms: Sequence[str]) -> Contrast:
     """How far a line rises from the first arm to the last, fitted by least squares at equal steps.
 
     With x_n = n/(N−1) its weights are (x_n − x̄) / Σ_m (x_m − x̄)².
+
+    Raises:
+      ValueError: fewer than two arms, or one of them twice.
     """
+    if len(arms) < 2 or len(set(arms)) < len(arms):
+        raise ValueError(f"a trend needs two different arms at least, each once; got {', '.join(arms)}")
     steps = np.linspace(0, 1, len(arms)) - 0.5
-    weights = steps / np.sum(steps**2)
-    return Contrast(
-        column, dict(zip(arms, weights.tolist(), strict=True)), f"a line from {arms[0]} to {arms[-1]} rises"
-    )
+    weights = zip(arms, (steps / np.sum(steps**2)).tolist(), strict=True)
+    return Contrast(column, _summed(*weights), f"a line from {arms[0]} to {arms[-1]} rises")
+
+
+def _summed(*terms: tuple[str, float]) -> dict[str, float]:
+    """The weights of arms, of which one may be named more than once."""
+    weights: dict[str, float] = {}
+    for arm, weight in terms:
+        weights[arm] = weights.get(arm, 0.0) + weight
+    return weights
 
 
 def contrasts(config: ConfigDict, columns: Collection[str]) -> tuple[Family, Family]:
@@ -70,7 +81,7 @@ def contrasts(config: ConfigDict, columns: Collection[str]) -> tuple[Family, Fam
       columns: of the table.
 
     Raises:
-      ValueError: an arm or a column that there is not.
+      ValueError: an arm or a column that there is not, or an arm that is compared with itself.
     """
     first, *others = config.arms
     asked = (
@@ -81,6 +92,8 @@ def contrasts(config: ConfigDict, columns: Collection[str]) -> tuple[Family, Fam
     pairs = tuple(config.pairs) or tuple((first, other) for other in others)
     every = (difference(column, *pair) for column, pair in itertools.product(config.compared, pairs))
     besides = tuple(one for one in every if one not in asked)
+    if alone := ", ".join(one.text for one in (*asked, *besides) if not any(one.weights.values())):
+        raise ValueError(f"asked, growth or pairs compare what is the same: {alone}")
     named = {arm for one in (*asked, *besides) for arm in one.weights}
     if strangers := ", ".join(sorted(named - set(config.arms))):
         raise ValueError(
@@ -127,4 +140,4 @@ def measured(values: Values, contrast: Contrast, comparisons: int = 1) -> Interv
 def _verdict(apart: Interval) -> str:
     if apart.seeds < 2:
         return "one seed"
-    return "not told from 0" if abs(apart.mean) <= apart.half else "told from 0"
+    return "told from 0" if apart.low > 0 or apart.high < 0 else "not told from 0"

@@ -176,7 +176,9 @@ def check_folder(folder: Path, asked: Asked) -> None:
         record = json.loads(path.read_text(encoding="utf-8"))
         found = Asked(record["question"], record["command"], record["seeds"], tuple(record["arms"]))
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise ValueError(f"{path} holds no findings that can be read: {error}; remove it") from error
+        raise ValueError(
+            f"{path} holds no findings of the present form ({error}), and would be replaced; move it away"
+        ) from error
     others = ", ".join(arm for arm in found.arms if arm not in asked.arms)
     if found.question != asked.question or others:
         raise ValueError(
@@ -184,8 +186,8 @@ def check_folder(folder: Path, asked: Asked) -> None:
         )
     if found.seeds > asked.seeds:
         raise ValueError(
-            f"{path} is of {found.seeds} seeds, and {asked.seeds} would replace it; give --config.seeds="
-            f"{found.seeds} or another --workdir"
+            f"{path} is of {found.seeds} seeds, and {asked.seeds} would replace it; ask for as many, or give "
+            "another --workdir"
         )
 
 

@@ -292,6 +292,8 @@ def _check(config: ConfigDict, setup: Setup) -> None:
         raise ValueError(
             f"widths are {tuple(config.widths)}; the width 1 is what the others are compared with"
         )
+    if tuple(config.widths) == (1,) and not config.paper_roots:
+        raise ValueError("widths are (1,) and paper_roots 0: no rows are forked; give another width")
     if not 1 <= config.prompts <= schedule.prompts:
         raise ValueError(f"prompts is {config.prompts}; base.schedule.prompts={schedule.prompts} are at hand")
     if not 0 <= config.iterations <= schedule.steps:

@@ -108,7 +108,7 @@ def training(config: ConfigDict, workdir: Path, console: Console) -> Findings:
 
     Raises:
       ValueError: an arm whose configuration is wrong, or a column or curve that there cannot be, before
-        anything runs; a column that a run does not have, as soon as one has ended.
+        anything runs; a column that a run does not have, once the runs that have begun by then have ended.
     """
     _check(config)
     seeds = range(config.seeds)

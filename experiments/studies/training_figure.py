@@ -101,7 +101,7 @@ def _dots(axis: Axes, values: Values, column: str) -> None:
 
 def _band(axis: Axes, found: Sequence[Lines], metric: str, colour: str, tail: int) -> np.ndarray:
     """Draws an arm; gives the values of its runs back."""
-    points = [{line["step"]: line[metric] for line in one if metric in line} for one in found]
+    points = [{line["step"]: float(line[metric]) for line in one if metric in line} for one in found]
     steps = sorted(set.intersection(*(set(one) for one in points)))
     if not steps:
         return np.array([])
@@ -115,6 +115,7 @@ def _band(axis: Axes, found: Sequence[Lines], metric: str, colour: str, tail: in
 
 def _reach(axis: Axes, values: np.ndarray) -> None:
     """A panel that holds the values and a little more."""
+    values = values[np.isfinite(values)]
     if len(values) and np.ptp(values) > 0:
         margin = 0.04 * np.ptp(values)
         axis.set_ylim(values.min() - margin, values.max() + margin)
@@ -122,7 +123,4 @@ def _reach(axis: Axes, values: np.ndarray) -> None:
 
 def _smooth(values: Sequence[float], tail: int) -> np.ndarray:
     """Means of the last `tail` values, of fewer at the beginning."""
-    total = np.cumsum(np.concatenate([[0.0], np.asarray(values, np.float64)]))
-    last = np.arange(1, len(total))
-    before = np.maximum(last - tail, 0)
-    return (total[last] - total[before]) / (last - before)
+    return np.array([np.mean(values[max(end - tail, 0) : end]) for end in range(1, len(values) + 1)])

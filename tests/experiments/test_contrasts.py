@@ -38,6 +38,7 @@ def test_what_is_asked_is_not_told_twice():
         ("y", "(as many less whole) less (tags less whole)"),
         ("x", "a line from tags to whole rises"),
     ]
+    assert asked[0].weights == {"as many": 1, "whole": 0, "tags": -1}  # which is in both pairs
     assert len(besides) == 2
 
 
@@ -48,6 +49,9 @@ def test_what_is_asked_is_not_told_twice():
         ({"trend": ("tags", "half", "whole")}, "name half; the arms are"),
         ({"asked": (("tags", "whole", "clip"),)}, "name clip, which is no column; there are x"),
         ({"compared": ("clip",)}, "name clip, which is no column; there are x"),
+        ({"pairs": (("whole", "whole"),)}, "compare what is the same: whole less whole"),
+        ({"trend": ("tags",)}, "a trend needs two different arms at least"),
+        ({"trend": ("tags", "whole", "tags")}, "a trend needs two different arms at least"),
     ],
 )
 def test_arms_and_columns_that_there_are_not_are_refused(changed, message):
@@ -66,6 +70,9 @@ def test_the_intervals_of_a_family_hold_together():
         "besides, 1 of 2: x: a less c: 0 ± 0.36 (not told from 0)",
     ]
     assert told(values(a=[1.0], b=[3.0]), (one,), ()) == ["asked, 1 of 1: x: a less b: -2 (one seed)"]
+    assert told(values(a=[1.0, float("nan")], b=[3.0, 1.0]), (one,), ()) == [
+        "asked, 1 of 1: x: a less b: not told (not told from 0)"
+    ]
 
 
 def test_growth_is_the_second_pairs_difference_less_the_firsts():

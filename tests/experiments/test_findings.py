@@ -137,7 +137,7 @@ def test_findings_of_something_else_are_not_replaced(tmp_path, changed, message)
     with pytest.raises(ValueError, match=message):
         check_folder(tmp_path, ASKED._replace(**changed))
     (tmp_path / "findings.json").write_text("{}")
-    with pytest.raises(ValueError, match="no findings that can be read"):
+    with pytest.raises(ValueError, match="no findings of the present form"):
         check_folder(tmp_path, ASKED)
 
 

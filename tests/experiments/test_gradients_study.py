@@ -267,6 +267,7 @@ def test_the_full_length_has_four_times_the_rollouts():
         ({"paper_roots": 5}, "paper_roots is 5, and base.schedule.group=4 rows begin no more"),
         ({"rollouts": 6}, "rollouts is 6; it must be a multiple of together=4"),
         ({"widths": (2,)}, "the width 1 is what the others are compared with"),
+        ({"widths": (1,)}, "no rows are forked; give another width"),
         ({"prompts": 5}, "prompts is 5; base.schedule.prompts=4"),
         ({"iterations": 500}, "iterations is 500, and the run of base has 400"),
     ],

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import itertools
 
+import numpy as np
 import pytest
 from rich.console import Console
 
@@ -168,6 +169,11 @@ def test_a_curve_is_a_mean_of_the_last_iterations_in_a_panel_as_high_as_its_runs
     assert panel.get_xlabel() == "iteration, mean of the last 2"
     low, high = panel.get_ylim()  # the second seed ends at (9 + 12)/2
     assert 10.5 < high < 11.5 and -1 < low < 0
+    runs[0][1]["reward"] = "nan"  # as a run writes it
+    broken = draw({"a": [{"x": 1.0}] * 2}, ("x",), {"a": runs}, ("reward",), tail=2)
+    _, panel = [axis for axis in broken.axes if axis.axison]
+    assert list(np.isnan(panel.lines[0].get_ydata())) == [False, True, True, False, False]
+    assert panel.get_ylim() == (low, high)
 
 
 @pytest.mark.parametrize(("model", "tool"), [("tiny", "search"), ("smollm2", "calculator")])
