@@ -51,6 +51,31 @@ def check_calls_heard(key: str, strings: Sequence[str], names: Sequence[str]) ->
             )
 
 
+def check_tokens_heard(boundaries: Sequence[str], names: Sequence[str], token_bytes: Sequence[bytes]) -> None:
+    """Raises a ValueError for a boundary that a token may end and go on from into a call.
+
+    A row goes on behind the whole token and is read anew from there: where `></` ends the boundary
+    `</think>`, nothing is heard of the `</search>` that it begins.
+
+    Args:
+      boundaries: behind which a row is stopped and goes on.
+      names: of the tools, each called by its tag.
+      token_bytes: of every id of the vocabulary.
+    """
+    tags = [f"</{name}>".encode() for name in names]
+    for text in (text for text in token_bytes if b"<" in text[1:]):
+        for end, boundary, tag in itertools.product(range(1, len(text)), boundaries, tags):
+            rest, ending = text[end:], boundary.encode()
+            ends = text[:end].endswith(ending) or ending.endswith(text[:end])
+            begins = tag in rest or any(rest.endswith(tag[:length]) for length in range(1, len(tag)))
+            if ends and begins:
+                raise ValueError(
+                    f"tools.boundaries has {boundary!r}, which the token {text.decode(errors='replace')!r} "
+                    f"may end and go on from into {tag.decode()}, so that its call would not be heard: "
+                    "choose one that ends otherwise"
+                )
+
+
 def check_whole(config: Any) -> None:
     """Raises a ValueError for a number that is not finite, or a seed below 0.
 

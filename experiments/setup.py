@@ -13,7 +13,7 @@ import optax
 from jax.sharding import Mesh
 
 from experiments.config import Experiment
-from experiments.config_checks import check_length
+from experiments.config_checks import check_length, check_tokens_heard
 from experiments.critics import CriticSetup, make_critic, network_of
 from experiments.demonstrations import Demonstrations, load_demonstrations
 from experiments.learning_config import ActorsConfig
@@ -280,6 +280,7 @@ def _mixed(
 
 
 def _stops(config: Experiment, tokenizer: Tokenizer, token_bytes: Sequence[bytes]) -> Automaton:
+    check_tokens_heard(config.tools.boundaries, config.tools.names, token_bytes)
     patterns = call_patterns(config.tools) + config.sampling.stop
     return compile_automaton(patterns, token_bytes, tokenizer.eos_ids)
 

@@ -9,6 +9,7 @@ import pytest
 
 from configs import quickstart, smoke
 from experiments.config import Experiment, default_config
+from experiments.config_checks import check_tokens_heard
 from experiments.measures import _rate, score
 from experiments.methods import ARGUMENTS, MethodConfig, budgets, make_method
 from experiments.reading import flatten, from_config_dict
@@ -162,6 +163,34 @@ def test_no_boundary_keeps_a_call_from_being_heard(boundary, text, heard):
         ):
             read(tools__names=("search",), tools__boundaries=("\n", boundary))
     assert read(tools__boundaries=(boundary,))  # where nothing is called
+
+
+@pytest.mark.parametrize(
+    ("boundary", "tokens", "heard"),
+    [
+        ("</think>", (b"</think", b"></", b"search>"), False),
+        ("\n", (b"\n</search>",), False),
+        ("so\n", (b"s", b"o\n<", b"/search>"), False),
+        ("</think>", (b"</think", b">", b"</", b"search>"), True),
+        ("so\n", (b"s", b"o", b"\n", b"<", b"/search>"), True),
+        ("\n", (b"\n<b", b"</search>"), True),
+    ],
+)
+def test_no_token_goes_on_from_a_boundary_into_a_call_that_is_not_heard(boundary, tokens, heard):
+    """Beside what a row does that writes these tokens; it is read from the start again behind a token."""
+    stops = compile_automaton(("</search>", boundary), tokens)
+    state, found = np.int32(0), []
+    for token in range(len(tokens)):
+        state, pattern = advance(stops, state, np.int32(token))
+        if pattern >= 0:
+            state, found = np.int32(0), [*found, int(pattern)]
+    assert (0 in found) == heard
+    if heard:
+        check_tokens_heard((boundary,), ("search",), tokens)
+    else:
+        with pytest.raises(ValueError, match="from into </search>, so that its call would not be heard"):
+            check_tokens_heard((boundary,), ("search",), tokens)
+    check_tokens_heard((boundary,), (), tokens)
 
 
 def test_a_group_of_one_is_for_methods_without_a_group_baseline():
