@@ -128,9 +128,9 @@ def geometric_interval(values: Sequence[float]) -> GeometricInterval:
     return GeometricInterval(math.exp(log.mean), math.exp(log.low), math.exp(log.high), log.seeds)
 
 
-def paired(first: Sequence[float], second: Sequence[float], comparisons: int = 1) -> Interval:
+def paired(first: Sequence[float], second: Sequence[float]) -> Interval:
     """The interval of first − second, seed by seed; see `interval`."""
-    return interval(np.subtract(first, second).tolist(), comparisons)
+    return interval(np.subtract(first, second).tolist())
 
 
 def markdown(rows: Sequence[Mapping[str, Cell]]) -> str:
