@@ -57,12 +57,13 @@ def test_the_tool_answers(monkeypatch):
     assert tools.TOOLS["reverse"](Experiment()).call("abc") == "cba"
 
 
-def test_every_study_has_its_command_and_its_table():
+def test_every_study_has_its_command_its_table_and_its_figure():
     page = (NOTEBOOKS / "studies.md").read_text(encoding="utf-8")
     found = set()
     for section in page.split("\n## ")[1:]:
         (name,) = set(re.findall(r"--config=configs/studies/(\w+)\.py --workdir=W", section))
         figures = re.findall(r"!\[[^]]+\]\((figures/\w+\.png)\)", section)
-        assert "\n|---|" in section and all((NOTEBOOKS / path).is_file() for path in figures), name
+        assert "\n|---|" in section and figures, name
+        assert all((NOTEBOOKS / path).is_file() for path in figures), name
         found.add(name)
     assert found == STUDIES - {"cards"}  # which have a page of their own

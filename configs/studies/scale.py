@@ -6,13 +6,13 @@
     python -m experiments.study --config=configs/studies/scale.py:smollm2 --workdir=runs/scale_smollm2
 
 The search task from scratch: the 220 thousand parameters of its own config and 1 million, 4 million
-("medium"), 26 and 106 million ("large", which want an accelerator). SmolLM2 learns another task, the
+("medium"), 26 and 106 million ("large", which want an accelerator). A million parameters learn by two rates:
+that of the small model, by which they are unsteady, and half of it. SmolLM2 learns another task, the
 calculator: how its lead compares with theirs is not asked.
 """
 
 from __future__ import annotations
 
-import itertools
 from typing import Any
 
 from ml_collections import ConfigDict
@@ -22,9 +22,11 @@ from configs.arpo_smollm2 import get_config as smollm2
 from configs.studies.comparison import TOKENS, UNFORKED
 from experiments.studies.training import DRAWN, WHOLE, default_study, in_order, of_length
 
+MILLION = {"width": 128, "layers": 5, "heads": 4, "kv_heads": 4, "head_dim": 32, "mlp_width": 352}
 SIZES = {
     "220 k": {},
-    "1 M": {"width": 128, "layers": 5, "heads": 4, "kv_heads": 4, "head_dim": 32, "mlp_width": 352},
+    "1 M": MILLION,
+    "1 M, half the rate": MILLION,
     "4 M": {"width": 256, "layers": 5, "heads": 8, "kv_heads": 8, "head_dim": 32, "mlp_width": 704},
     "26 M": {"width": 512, "layers": 8, "heads": 8, "kv_heads": 8, "head_dim": 64, "mlp_width": 1408},
     "106 M": {"width": 576, "layers": 30, "heads": 9, "kv_heads": 3, "head_dim": 64, "mlp_width": 1536},
@@ -32,13 +34,18 @@ SIZES = {
 RATES = {
     "220 k": (1e-3, 2e-4),
     "1 M": (1e-3, 2e-4),
+    "1 M, half the rate": (1e-3, 1e-4),
     "4 M": (5e-4, 1e-4),
     "26 M": (3e-4, 5e-5),
     "106 M": (1e-4, 2e-5),
 }
 """Of the cold start, and behind it."""
 
-FROM_SCRATCH = {"small": ("220 k", "1 M"), "medium": ("4 M",), "large": ("26 M", "106 M")}
+FROM_SCRATCH = {
+    "small": ("220 k", "1 M", "1 M, half the rate"),
+    "medium": ("4 M",),
+    "large": ("26 M", "106 M"),
+}
 
 UNFORKED_TOKENS = {**UNFORKED, "method": TOKENS}
 """GRPO."""
@@ -76,9 +83,7 @@ def get_config(size: str = "small") -> ConfigDict:
         }
     )
     config.pairs = tuple((f"arpo, {name}", f"grpo, {name}") for name in names)
-    config.growth = tuple(
-        (small, large, f"outcome{WHOLE}") for small, large in itertools.pairwise(config.pairs)
-    )
+    config.growth = tuple((config.pairs[0], pair, f"outcome{WHOLE}") for pair in config.pairs[1:])
     return config
 
 
