@@ -21,7 +21,7 @@ TAGS = ("calculator", "answer")
 
 
 def get_config(kind: str = "tools") -> ConfigDict:
-    """Two cores, some minutes; with its tools or `without_tools`."""
+    """Two cores, some minutes; with its "tools", or "without_tools"."""
     config = default_config()
     config.model.layers = 3
     config.task.name = "calculation"
@@ -53,11 +53,23 @@ def get_config(kind: str = "tools") -> ConfigDict:
     config.checkpoint.every = 50
     config.output.rollouts = 50
     config.output.tags = TAGS
-    return config if kind == "tools" else without_tools(config)
+    return with_or_without(config, kind)
 
 
-def without_tools(config: ConfigDict) -> ConfigDict:
-    """The same run by a policy that cannot call anything."""
-    config.tools.names = ()
-    config.branching.mode = "none"
+def with_or_without(config: ConfigDict, kind: str) -> ConfigDict:
+    """The run as it is, or by a policy that cannot call anything, whose demonstrations are right answers.
+
+    Args:
+      config: of a run with tools; it is changed.
+      kind: "tools" or "without_tools".
+
+    Raises:
+      ValueError: another kind.
+    """
+    if kind not in ("tools", "without_tools"):
+        raise ValueError(f'the argument is "tools" or "without_tools", got {kind!r}')
+    if kind == "without_tools":
+        config.tools.names = ()
+        config.branching.mode = "none"
+        config.task.hasty = 0.0
     return config

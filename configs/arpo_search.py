@@ -5,7 +5,8 @@
 The town of bob's boss stands in no document: one says who the boss is, another where that one lives. The
 people of the held-out questions are never asked about in training. Three of four demonstrations are hasty:
 they answer behind the first search. A broken format earns −1, whatever the answer. The argument
-`without_tools` shows what can be guessed.
+`without_tools` shows what can be guessed: the same model, demonstrations of the answers alone, all of them
+right, as many iterations.
 
 Three minutes of one core. On 150 held-out questions, sampled, seeds 0 to 4: 0.10, 0.15, 0.25, 0.25 and 0.20
 behind the demonstrations, 0.91, 0.80, 0.95, 0.95 and 0.82 at the end; greedy 0 each, and 0.99, 0.87, 0.99,
@@ -18,7 +19,7 @@ import string
 
 from ml_collections import ConfigDict
 
-from configs.arpo_calculator import without_tools
+from configs.arpo_calculator import with_or_without
 from experiments.config import default_config
 from gpg_jax.data.hops import RELATIONS
 
@@ -26,7 +27,7 @@ TAGS = ("search", "answer")
 
 
 def get_config(kind: str = "tools") -> ConfigDict:
-    """Two cores, some minutes; with its tools or `without_tools`."""
+    """Two cores, some minutes; with its "tools", or "without_tools"."""
     config = default_config()
     config.model.layers = 3
     config.model.width, config.model.mlp_width = 96, 192
@@ -69,4 +70,4 @@ def get_config(kind: str = "tools") -> ConfigDict:
     config.checkpoint.every = 35
     config.output.rollouts = 35
     config.output.tags = TAGS
-    return config if kind == "tools" else without_tools(config)
+    return with_or_without(config, kind)

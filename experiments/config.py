@@ -248,8 +248,8 @@ class ToolsConfig:
       calls: of a row; a further one ends it.
       answer_tokens: of an answer, its tags among them.
       seconds: of a call.
-      retries: further attempts of a call whose failure may pass, as a lost connection's does; see
-        `environments.tools.Tool.transient`.
+      retries: further attempts of a call whose failure may pass, as a lost connection's does, or a tool's
+        own, if those are more; see `environments.tools.Tool`.
       workers: calls that run at once.
       abandoned: calls that may run on behind their time; one more ends the run.
       steps: tokens that the other rows draw before the host looks for answers.

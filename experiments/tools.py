@@ -7,8 +7,6 @@ function from text to text.
 from __future__ import annotations
 
 import dataclasses
-import functools
-import json
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from pathlib import Path
@@ -22,8 +20,9 @@ from gpg_jax.data.tokenizers import Tokenizer
 from gpg_jax.decoding import branching, uncertainty
 from gpg_jax.decoding.dialogue import Call, Turns
 from gpg_jax.environments.calculator import calculator
+from gpg_jax.environments.corpus import corpus_in, corpus_of
 from gpg_jax.environments.python_tool import python_tool
-from gpg_jax.environments.search import build_index, cached_index, cached_pages, search_tool
+from gpg_jax.environments.search import build_index, cached_index, search_tool
 from gpg_jax.environments.toolbox import Codec, Limits, Request, Toolbox
 from gpg_jax.environments.tools import Tool
 from gpg_jax.policies.smollm2 import default_cache
@@ -38,19 +37,18 @@ def _python(experiment: Experiment) -> Tool:
 def _search(experiment: Experiment) -> Tool:
     config, task = experiment.tools, experiment.task
     if config.corpus is not None:
-        path = Path(config.corpus)
-        name, documents = path.stem, _documents(path)
+        corpus = corpus_in(config.corpus)
     elif task.name == "hops":
-        name, documents = "hops", tuple(hops.documents(hops.world(seed=task.seed)))
+        corpus = corpus_of(hops.documents(hops.world(seed=task.seed)), "hops")
     else:
         raise ValueError(
             "the tool 'search' needs documents: give tools.corpus, a .jsonl file with a `text` in every "
             "line, or a .json search cache"
         )
     if config.index is not None:
-        index = build_index(documents, config.index)
+        index = build_index(corpus, config.index)
     else:
-        index = cached_index(documents, Path(task.cache or default_cache()) / "search", name)
+        index = cached_index(corpus, Path(task.cache or default_cache()) / "search")
     return search_tool(index, results=config.results, characters=config.characters)
 
 
@@ -72,7 +70,8 @@ def make_tools(experiment: Experiment) -> tuple[Tool, ...]:
     for name in config.names:
         if name not in TOOLS:
             raise ValueError(f"tools.names has {name!r}; {nearest(name, TOOLS)}")
-    return tuple(TOOLS[name](experiment)._replace(name=name, retries=config.retries) for name in config.names)
+    own = [TOOLS[name](experiment)._replace(name=name) for name in config.names]
+    return tuple(tool._replace(retries=max(tool.retries, config.retries)) for tool in own)
 
 
 def make_toolbox(
@@ -174,14 +173,3 @@ def without_room(stop: Array, calls: Array, config: ToolsConfig) -> float:
       config: has the calls of a row.
     """
     return float(np.sum((stop == STOP_TOOL_LIMIT) & (calls < config.calls)))
-
-
-@functools.lru_cache(maxsize=4)
-def _documents(path: Path) -> tuple[str, ...]:
-    if path.suffix == ".json":
-        return tuple(cached_pages(path))
-    try:
-        lines = path.read_text(encoding="utf-8").splitlines()
-        return tuple(str(json.loads(line)["text"]) for line in lines if line.strip())
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise ValueError(f"{path} holds no documents, a `text` in every line: {error}") from error

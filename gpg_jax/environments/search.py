@@ -6,30 +6,31 @@ the index).
 
 from __future__ import annotations
 
-import hashlib
-import json
 import tempfile
 import threading
-from collections.abc import Iterable, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
+from gpg_jax.environments.corpus import Corpus
 from gpg_jax.environments.tools import Tool
 
-NOTHING = "nothing was found"
+if TYPE_CHECKING:
+    import bm25s
 
+NOTHING = "nothing was found"
 
 _MARK = "documents.sha256"
 
 
-def build_index(documents: Iterable[str], folder: Path | str) -> Path:
-    """Indexes documents, unless the folder has the index of the same ones.
+def build_index(corpus: Corpus, folder: Path | str) -> Path:
+    """Indexes documents, unless the folder has the index of the same ones: then they are not read.
 
     The folder appears by a rename: processes that start together each index, and the first one's is kept.
 
     Args:
-      documents: texts; empty ones are left out.
+      corpus: the documents.
       folder: made where it is not there; it must be empty, or the index of these documents.
 
     Returns:
@@ -38,48 +39,28 @@ def build_index(documents: Iterable[str], folder: Path | str) -> Path:
     Raises:
       ValueError: no documents, or a folder with something else in it, be it the index of other documents.
     """
-    texts = _texts(documents)
-    return _build(texts, _digest(texts), Path(folder))
-
-
-def cached_index(documents: Iterable[str], cache: Path | str, name: str) -> Path:
-    """Indexes documents in a folder that has their digest in its name; see `build_index`.
-
-    Args:
-      documents: texts; empty ones are left out.
-      cache: holds the folder.
-      name: begins the folder's.
-    """
-    texts = _texts(documents)
-    digest = _digest(texts)
-    return _build(texts, digest, Path(cache) / f"{name}-{digest[:16]}")
-
-
-def _texts(documents: Iterable[str]) -> list[str]:
-    texts = [text for text in documents if text.strip()]
-    if not texts:
-        raise ValueError("there are no documents to search in")
-    return texts
-
-
-def _digest(texts: Sequence[str]) -> str:
-    return hashlib.sha256(json.dumps(texts).encode()).hexdigest()
-
-
-def _build(texts: list[str], digest: str, folder: Path) -> Path:
-    if _is_index_of(digest, folder):
+    folder = Path(folder)
+    if _is_index_of(corpus.digest, folder):
         return folder
+    texts = list(corpus.read())
+    if not texts:
+        raise ValueError(f"there are no documents to search in {corpus.name!r}")
     folder.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=f".{folder.name}-", dir=folder.parent) as scratch:
         made = Path(scratch) / "index"
         _save_index(texts, made)
-        (made / _MARK).write_text(digest)
+        (made / _MARK).write_text(corpus.digest)
         try:
             made.rename(folder)
         except OSError:
-            if not _is_index_of(digest, folder):
+            if not _is_index_of(corpus.digest, folder):
                 raise
     return folder
+
+
+def cached_index(corpus: Corpus, cache: Path | str) -> Path:
+    """Indexes documents in a folder of `cache` that has their name and digest; see `build_index`."""
+    return build_index(corpus, Path(cache) / f"{corpus.name}-{corpus.digest[:16]}")
 
 
 def _is_index_of(digest: str, folder: Path) -> bool:
@@ -107,6 +88,22 @@ def _save_index(texts: list[str], folder: Path) -> None:
     index.save(folder, corpus=texts, show_progress=False, raise_on_serialization_error=True)
 
 
+def load_index(folder: Path | str) -> bm25s.BM25:
+    """An index whose scores and documents stay on the disk, mapped into memory.
+
+    Args:
+      folder: from `build_index`.
+
+    Raises:
+      ValueError: no index in the folder.
+    """
+    import bm25s
+
+    if not (Path(folder) / _MARK).is_file():
+        raise ValueError(f"{folder} has no index; make one with environments.search.build_index")
+    return bm25s.BM25.load(folder, mmap=True, load_corpus=True, show_progress=False)
+
+
 def search_tool(folder: Path | str, *, results: int = 3, characters: int = 500, name: str = "search") -> Tool:
     """A tool that answers a query with the best documents of an index, of equally good ones the first.
 
@@ -123,9 +120,7 @@ def search_tool(folder: Path | str, *, results: int = 3, characters: int = 500, 
 
     if results < 1 or characters < 1:
         raise ValueError(f"a search shows at least 1 result of 1 character, got {results} of {characters}")
-    if not (Path(folder) / _MARK).is_file():
-        raise ValueError(f"{folder} has no index; make one with environments.search.build_index")
-    index = bm25s.BM25.load(folder, mmap=True, load_corpus=True, show_progress=False)
+    index = load_index(folder)
     pages, reading = index.corpus, threading.Lock()
 
     def read(number: int) -> str:
@@ -148,22 +143,3 @@ def _best(scores: np.ndarray, count: int) -> np.ndarray:
     if len(found) > count:
         found = found[scores[found] >= np.partition(scores[found], -count)[-count]]
     return found[np.argsort(-scores[found], kind="stable")][:count]
-
-
-def cached_pages(path: Path | str) -> list[str]:
-    """The pages of a search cache, query -> text of the pages found, as ARPO's authors share theirs.
-
-    Args:
-      path: a JSON file.
-
-    Raises:
-      ValueError: no such file, or one of another layout.
-    """
-    try:
-        cache = json.loads(Path(path).read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise ValueError(f"{path} is not a search cache: {error}") from error
-    if not isinstance(cache, dict) or not all(isinstance(text, str) for text in cache.values()):
-        raise ValueError(f"{path} is not a search cache: it must map queries to texts")
-    pages = (page.partition(": ")[2] or page for text in cache.values() for page in text.split("\n"))
-    return list(dict.fromkeys(page.strip() for page in pages if page.strip()))

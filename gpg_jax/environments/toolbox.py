@@ -24,6 +24,9 @@ from gpg_jax.environments.tools import Answer, Pool, Tool, find, query_of
 UNREADABLE = "Error: the result cannot be written in tokens"
 """What a row is told where its tokenizer has no way to write a result."""
 
+READ_AT_FIRST = 8
+"""Characters of a result that are read for each token that there is room for; more, if they do not fill it."""
+
 
 @dataclasses.dataclass(frozen=True)
 class Limits:
@@ -31,7 +34,7 @@ class Limits:
 
     Attributes:
       calls: of a row; a further one ends it.
-      tokens: of an answer, its tags among them; what is longer is cut.
+      tokens: of an answer, its tags among them; what is longer is cut, and not journalled much beyond.
       seconds: of a call from when it begins; a slower one is answered without.
       workers: calls that run at once.
       abandoned: calls that may run on after their time, beside those; one more ends the run.
@@ -127,6 +130,7 @@ class Toolbox:
             raise ValueError(
                 f"an answer has {limits.tokens} tokens, of which its tags take {taken}; allow more"
             )
+        self._room = limits.tokens - len(self._open) - len(self._close)
         self._pool = Pool(limits.workers, limits.seconds, limits.abandoned)
         self._lock = threading.Lock()
         self._counters = Counters()
@@ -209,7 +213,6 @@ class Toolbox:
         """Gives the answer, or what went wrong on the way: in silence the row would wait for ever."""
         try:
             answer, body = self._encode(answer)
-            room = self._limits.tokens - len(self._open) - len(self._close)
             with self._lock:
                 if note and self._file is not None:
                     _note(self._file, {"name": name, **answer._asdict()})
@@ -217,24 +220,34 @@ class Toolbox:
                     failures=bool(answer.failure),
                     malformed=answer.failure == "malformed",
                     timed_out=answer.failure == "timed_out",
-                    cut=len(body) > room,
+                    cut=len(body) > self._room,
                     mended=answer.mended,
                     seconds=answer.seconds,
                 )
         except Exception as error:
             future.set_exception(error)
         else:
-            future.set_result([*self._open, *body[:room], *self._close])
+            future.set_result([*self._open, *body[: self._room], *self._close])
 
     def _encode(self, answer: Answer) -> tuple[Answer, list[int]]:
         """The answer as it can be written, and its tokens; done again, it is the same."""
-        text = answer.text.encode("utf-8", "replace").decode()
-        answer = answer._replace(text=text, mended=answer.mended or text != answer.text)
+        whole = answer.text.encode("utf-8", "replace").decode()
+        answer = answer._replace(mended=answer.mended or whole != answer.text)
         try:
-            return answer, self._codec.encode(text)
+            text, body = self._beginning(whole)
+            return answer._replace(text=text), body
         except Exception:  # codecs differ in what they raise
             answer = answer._replace(text=UNREADABLE, failure="unreadable")
             return answer, self._codec.encode(UNREADABLE)
+
+    def _beginning(self, text: str) -> tuple[str, list[int]]:
+        """As much of a text as there is room for, or more, and its tokens: what a tool says has no bound."""
+        length = READ_AT_FIRST * self._room
+        while True:
+            body = self._codec.encode(text[:length])
+            if length >= len(text) or len(body) > self._room:
+                return text[:length], body
+            length *= 2
 
     def _add(self, **counted: float) -> None:
         with self._lock:

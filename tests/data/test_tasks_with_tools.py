@@ -9,6 +9,7 @@ from gpg_jax.data.demonstrations import demonstration_tokens, lay_out
 from gpg_jax.data.tokenizers import character_tokenizer
 from gpg_jax.decoding.rollouts import Written
 from gpg_jax.environments.calculator import calculate
+from gpg_jax.environments.corpus import corpus_of
 from gpg_jax.environments.search import build_index, search_tool
 
 
@@ -27,7 +28,7 @@ def test_calculations_are_different_and_right():
 
 def test_every_hop_is_what_the_search_finds(tmp_path):
     made = hops.world(seed=2)
-    search = search_tool(build_index(hops.documents(made), tmp_path / "index"), results=1)
+    search = search_tool(build_index(corpus_of(hops.documents(made)), tmp_path / "index"), results=1)
     questions = hops.questions(made, "train") + hops.questions(made, "held_out")
     wrong = 0
     for example in questions:

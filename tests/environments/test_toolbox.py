@@ -52,6 +52,27 @@ def test_a_long_answer_is_cut_and_keeps_its_tags():
     assert toolbox.count().cut == 1
 
 
+def test_of_a_huge_result_no_more_is_read_and_journalled_than_there_is_room_for(tmp_path):
+    read = []
+
+    def encode(text: str) -> list[int]:  # sixty-four characters a token
+        read.append(len(text))
+        return [len(text[start : start + 64]) for start in range(0, len(text), 64)]
+
+    def answer() -> list[int] | None:
+        huge = Tool("echo", lambda query: query + "x" * 5_000_000)
+        toolbox = Toolbox((huge,), Codec(encode, TOKENIZER.decode), Limits(tokens=30), tmp_path)
+        found = toolbox.ask("r", request("<echo>a</echo>")).result(timeout=10)
+        assert toolbox.count().cut == 1
+        toolbox.close()
+        return found
+
+    first = answer()
+    assert first == [10, *[64] * 28, 10] and sum(read) < 20_000
+    assert (tmp_path / "r.jsonl").stat().st_size < 10_000
+    assert answer() == first  # out of the journal
+
+
 def test_calls_are_numbered_and_spent():
     toolbox = box(calls=2)
     assert said(toolbox, request("<echo>a</echo>", number=1)) is not None

@@ -66,6 +66,16 @@ def test_what_may_pass_is_tried_again_and_what_the_policy_did_is_not(monkeypatch
     assert retried("own", "x") == times
 
 
+@pytest.mark.parametrize(("own", "configured", "times"), [(2, 0, 2), (2, 3, 3), (3, 2, 3)])
+def test_a_tool_is_tried_again_as_often_as_it_says_itself(monkeypatch, own, configured, times):
+    def fails(query: str) -> str:
+        raise ConnectionResetError("by peer")
+
+    monkeypatch.setitem(TOOLS, "own", lambda experiment: Tool("anything", fails, retries=own))
+    (tool,) = make_tools(Experiment(tools=ToolsConfig(names=("own",), retries=configured)))
+    assert (tool.name, tool.retries) == ("own", times)
+
+
 @pytest.mark.parametrize("expression", ["1 / 0", "1 +"])
 def test_what_is_no_calculation_is_calculated_once(expression):
     assert retried("calculator", expression) == 0
