@@ -58,6 +58,8 @@ COMPARED = (
     "rollout GFLOP by formula",
     "rollout GFLOP of the programs",
     "steps of the loop",
+    "ms a step",
+    "ms a token drawn",
     "rollout s",
     "update s",
     "iteration s",
@@ -86,7 +88,7 @@ def draw(found: Rounds) -> Figure:
     names = list(found[0])
     for number, column in enumerate(COMPARED):
         spread = [_ratio(found, name, COLUMNS[column]) for name in names]
-        places = np.arange(len(names)) + (number - len(COMPARED) / 2) * 0.09
+        places = np.arange(len(names)) + (number - len(COMPARED) / 2) * 0.08
         below, above = ([one.mean - one.low for one in spread], [one.high - one.mean for one in spread])
         means = [one.mean for one in spread]
         right.errorbar(places, means, [below, above], fmt="o", markersize=4, capsize=2, label=column)

@@ -66,7 +66,7 @@ def dialogue_programs(setup: Setup, uncertainty: Uncertainty | None) -> LiveProg
 
     Args:
       setup: of the run.
-      uncertainty: what is measured before each token, or None.
+      uncertainty: what is measured at each token, or None.
 
     Raises:
       ValueError: a run whose rows neither call nor fork.

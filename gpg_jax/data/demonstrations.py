@@ -20,6 +20,7 @@ Turn = tuple[str, str]
 _AUTHORS = {"gpt": "policy", "assistant": "policy", "observation": "tool", "tool": "tool"}
 _ASKERS = {"system": "system", "human": "user", "user": "user"}
 _RESULT = re.compile(r"\s*<result>.*?</result>", re.DOTALL)
+_TOLD = re.compile(r"(\s*<result>\n?)(.*?)(\n?</result>\s*)", re.DOTALL)
 _RESULT_TAG = re.compile(r"</?result>")
 _ANSWER = re.compile(r"<answer>(.*?)</answer>", re.DOTALL)
 
@@ -207,7 +208,8 @@ def demonstration_tokens(
 ) -> tuple[list[int], list[bool]]:
     """Tokens of a demonstration, and which of them the policy chose; its end-of-sequence token is one.
 
-    Each turn is tokenised on its own, as it is while a policy speaks with its tools.
+    Each turn is tokenised on its own, and of a result the tags and the text, as it is while a policy speaks
+    with its tools (`environments.toolbox`).
 
     Args:
       turns: in order.
@@ -223,12 +225,17 @@ def demonstration_tokens(
     for author, text in turns:
         if author not in ("policy", "tool"):
             raise ValueError(f'the author of a turn is "policy" or "tool", got {author!r}')
-        own = (encode_foreign if encode_foreign and author == "tool" else encode)(text)
+        own = encode(text) if author == "policy" else _result_tokens(text, encode_foreign or encode)
         ids += own
         acted += [author == "policy"] * len(own)
     if not any(acted):
         raise ValueError("a demonstration needs a turn of the policy's")
     return [*ids, eos_id], [*acted, True]
+
+
+def _result_tokens(text: str, encode: Callable[[str], list[int]]) -> list[int]:
+    told = _TOLD.fullmatch(text)
+    return [token for piece in (told.groups() if told else (text,)) for token in encode(piece)]
 
 
 def lay_out(rows: Sequence[tuple[list[int], list[bool]]], slots: int) -> dict[str, Any]:

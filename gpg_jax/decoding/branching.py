@@ -113,6 +113,9 @@ def arpo_release(roots: int, *, weight: float = 0.2, probability: float = 0.5, t
     are missing at the end that code would copy the last one, but as it begins a row in every round in which
     all have ended, none ever is; missing rows begin anew.
 
+    Which calls are answered is `ask`'s to say (`decoding.dialogue`): that code ends a row at a call without a
+    query, where `environments.toolbox` answers what is wrong with it.
+
     Args:
       roots: N.
       weight: w.

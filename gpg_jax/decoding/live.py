@@ -122,7 +122,7 @@ def live_programs(
       new_slots: N, the budget of a response, tool results included.
       sampling: temperature and truncation.
       automaton: what stops a row, stop tokens and strings and the marks of tool calls.
-      uncertainty: what is measured before each token, or None.
+      uncertainty: what is measured at each token, or None.
       patience: steps that `advance` goes on for after a row has given it reason to return.
 
     Raises:
@@ -192,7 +192,7 @@ def _step(parts: Parts, params: Params, prefix: Prefix, live: Live, uid: Array, 
     length = live.length + running
     watched = live.uncertainty
     if parts.uncertainty is not None:
-        watched = put(watched, parts.uncertainty(logits, parts.sampling.temperature))
+        watched = put(watched, parts.uncertainty(logits, parts.sampling.temperature, drawn.token))
     return Live(
         cache=put_entries(live.cache, entry, rows[:, None], place[:, None], parts.row_axes),
         tokens=put(live.tokens, drawn.token),

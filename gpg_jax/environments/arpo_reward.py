@@ -17,6 +17,7 @@ import re
 from gpg_jax.data.boxes import last_boxed
 from gpg_jax.data.examples import Example
 from gpg_jax.environments.answers import best_f1, gold_answers
+from gpg_jax.environments.tools import query_of
 from gpg_jax.environments.trajectory import Part, Trajectory
 
 TOOLS = ("search", "python")
@@ -73,16 +74,25 @@ def parts_of(response: str) -> tuple[Part, ...]:
 
 
 def calls(parts: tuple[Part, ...]) -> list[str]:
-    """The tools that answered, in order.
+    """The tools that were asked something and answered, in order.
 
     A tool answers behind the token that completes a closing tag; the rest of that token may follow the tag.
+    What answers a call without a query is no tool.
     """
     found = []
     for part, after in itertools.pairwise(parts):
         if part.by_policy and not after.by_policy:
             place, tool = max((part.text.rfind(f"</{tool}>"), tool) for tool in TOOLS)
-            found += [tool] if place >= 0 else []
+            found += [tool] if place >= 0 and _asks(tool, part.text) else []
     return found
+
+
+def _asks(tool: str, text: str) -> bool:
+    try:
+        query_of(tool, text)
+    except ValueError:
+        return False
+    return True
 
 
 def _count(parts: tuple[Part, ...], tag: str) -> int:

@@ -18,7 +18,7 @@ _COMMANDS = re.compile(r"\\(?:text|textbf|textit|mathrm|mathbf)\s*(?=\{)")
 
 
 def boxed_f1(response: str, example: Example) -> float:
-    """F1 of the words of the answer, the best over the gold answers; see `arpo_reward.f1`.
+    """F1 of the words of the answer, the best over the gold answers; see `answers.f1`.
 
     Answers that normalise to no words at all agree, as in SQuAD's evaluation.
     """

@@ -25,7 +25,7 @@ UNREADABLE = "Error: the result cannot be written in tokens"
 """What a row is told where its tokenizer has no way to write a result."""
 
 READ_AT_FIRST = 8
-"""Characters of a result that are read for each token that there is room for; more, if they do not fill it."""
+"""Characters of a result that are read per token that there is room for; more, where they do not fill it."""
 
 
 @dataclasses.dataclass(frozen=True)

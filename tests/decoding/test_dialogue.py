@@ -272,6 +272,35 @@ def test_no_interleaving_changes_what_is_written(mode, seed, answering, steps, a
     check_equal(said, spoken(mode, answering))
 
 
+def test_other_rows_are_drawn_on_and_answered_while_a_tool_works():
+    """Row 0 is answered once row 1, answered itself, has called again: a host that waits hears nothing."""
+    call, patterns = 0, np.full((2, NEW), -1)
+    patterns[0, 0] = patterns[1, 5] = patterns[1, 10] = call
+    patterns[:, 15] = len(CALLS)
+
+    def script(rows, tokens, place):
+        return np.full(len(rows), 7), patterns[rows, place], np.zeros(len(rows))
+
+    slow: Future = Future()
+    timer = threading.Timer(20, slow.set_exception, [TimeoutError("row 1 was not drawn on")])
+    timer.start()
+
+    def ask(called):
+        if called.row == 0:
+            return slow
+        if called.number == 1:
+            slow.set_result([8])
+        return scripted.told([9])
+
+    prompts = pad_prompts([[3, 4, 5]], 4)
+    said = converse(
+        scripted.programs(script, NEW), None, *prompts, UID[:2], KEY, ask=ask, turns=turns(no_branching(2))
+    )
+    timer.cancel()
+    assert said.calls.tolist() == [1, 2] and said.stop.tolist() == [STOP_EOS] * 2
+    assert said.tokens[0, 1] == 8 and said.tokens[1, [6, 11]].tolist() == [9, 9]
+
+
 def speak_plainly():
     return spoken("none")
 

@@ -34,6 +34,8 @@ PAGE, TELL = SEARCHED[1], "<think>so</think><answer>\\boxed{cat}</answer>"
         (answered("cat", *SEARCHED), 1.0),
         (answered("cat", *SEARCHED, *COUNTED), 1.1),
         (answered("the cat sat", *SEARCHED, *COUNTED), 2 / 3 + 0.1),
+        # a call without a query calls nothing
+        (answered("cat", *SEARCHED, "<python> \n</python>", PAGE), 1.0),
         (answered("dog", *SEARCHED, *COUNTED), 0.0),
         (trajectory("\\boxed{cat}"), -1.0),
         (trajectory("<think>a</think><answer>cat</answer>"), -1.0),

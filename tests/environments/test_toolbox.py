@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 
 import gpg_jax
+from gpg_jax.data.demonstrations import demonstration_tokens
 from gpg_jax.data.tokenizers import character_tokenizer
 from gpg_jax.environments import toolbox as module
 from gpg_jax.environments.toolbox import UNREADABLE, Codec, Limits, Request, Toolbox, read_journal
@@ -43,6 +44,18 @@ def test_an_answer_stands_in_its_tags():
     counted = toolbox.count()
     assert (counted.calls, counted.failures, counted.malformed) == (1, 0, 0)
     assert toolbox.count().calls == 0
+
+
+@pytest.mark.parametrize("body", ["A page.", " and more", "two\n\nlines.\n", "</result>", ""])
+def test_an_answer_has_the_tokens_of_a_demonstrated_one(body):
+    """Though a tokenizer may have one for what ends the text and begins the tag."""
+    tokenizer = character_tokenizer(ALPHABET, (".\n", "\n\n", "\n ", ">\n", "\n</"))
+    codec = Codec(tokenizer.encode, tokenizer.decode)
+    toolbox = Toolbox((Tool("echo", lambda query: body),), codec, Limits())
+    asked = Request(0, 0, "echo", tokenizer.encode("<echo>a</echo>"))
+    turns = (("tool", f" <result>\n{body}\n</result>"), ("policy", "so"))
+    ids, acted = demonstration_tokens(turns, tokenizer.encode, eos_id=0)
+    assert toolbox.ask("r", asked).result(timeout=10) == ids[: acted.index(True)]
 
 
 def test_a_long_answer_is_cut_and_keeps_its_tags():

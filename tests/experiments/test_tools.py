@@ -8,13 +8,61 @@ import sys
 import numpy as np
 import pytest
 
-from experiments.config import Experiment, TaskConfig, ToolsConfig
-from experiments.tools import TOOLS, make_toolbox, make_tools, tally, without_room
+from experiments.config import BranchingConfig, Experiment, TaskConfig, ToolsConfig
+from experiments.tools import (
+    TOOLS,
+    make_branching,
+    make_toolbox,
+    make_tools,
+    make_uncertainty,
+    tally,
+    without_room,
+)
 from gpg_jax.data.tokenizers import character_tokenizer
+from gpg_jax.decoding.branching import Crossing
 from gpg_jax.environments import python_tool
 from gpg_jax.environments.toolbox import Request
 from gpg_jax.environments.tools import Tool, call
 from gpg_jax.types import STOP_EOS, STOP_LENGTH, STOP_TOOL_LIMIT
+
+CROSSINGS = [
+    Crossing(*draw.gamma(2, 1, (4, 6)).astype(np.float32), vocab_size=50, uniform=draw.uniform())
+    for draw in map(np.random.default_rng, range(60))
+]
+FORKING = dict(roots=3, alpha=0.3, beta=0.7, threshold=0.45, tokens=2, width=3, probability=0.4)
+
+
+def paper(crossing: Crossing) -> int:
+    change = crossing.after[:2].mean() - crossing.first[:2].mean()
+    return 3 if 0.3 + 0.7 * change / np.log(50) > 0.45 else 0
+
+
+def release(crossing: Crossing) -> int:
+    change = crossing.before[:2].sum() - crossing.own[:2].sum()
+    return int(np.clip(crossing.uniform - 0.7 * change / np.log(50), 0, 1) <= 0.4)
+
+
+@pytest.mark.parametrize(
+    ("mode", "decide", "rest", "measured"),
+    [
+        ("none", lambda crossing: 0, (8, "all", 0), None),
+        ("arpo_paper", paper, (3, "all", 2), "entropy"),
+        ("arpo_release", release, (3, "one", 0), "top"),
+        ("fixed", lambda crossing: 2, (3, "all", 0), None),
+        ("random", lambda crossing: int(crossing.uniform < 0.4), (3, "all", 0), None),
+    ],
+)
+def test_a_run_forks_as_its_configuration_says(mode, decide, rest, measured):
+    config = BranchingConfig(mode=mode, **FORKING)
+    made, uncertainty = make_branching(config, group=8), make_uncertainty(config)
+    assert (made.roots, made.refill, made.after) == rest
+    wanted = [decide(crossing) for crossing in CROSSINGS]
+    assert [made.decide(crossing) for crossing in CROSSINGS] == wanted
+    assert mode in ("none", "fixed") or 10 < np.count_nonzero(wanted) < 50
+    # Of 40 alike tokens all have the entropy log 40; ten of them and the one drawn have 11/40 of it.
+    expected = {"entropy": np.log(40), "top": 11 / 40 * np.log(40)}.get(measured)
+    found = uncertainty and float(uncertainty(np.zeros((1, 40), np.float32), 1.0, np.array([39]))[0])
+    assert found == (expected if expected is None else pytest.approx(expected, rel=1e-5))
 
 
 def corpus(folder, text):
