@@ -113,9 +113,13 @@ def test_tools_are_named():
 
 
 def test_demonstrations_of_the_search_task_are_in_order():
+    """Those that search twice are right; the hasty ones, three of four, are wrong in the right format."""
     task = load_task(from_config_dict(Experiment, get_config()))
     assert task.demonstrate is not None
-    for example in task.held_out[:50]:
+    earned = {3: [], 5: []}
+    for example in task.held_out:
         turns = task.demonstrate(example)
-        assert len(turns) > 4  # it searches twice
-        assert REWARD(Trajectory([Part(text, author == "policy") for author, text in turns]), example) == 1.0
+        response = Trajectory([Part(text, author == "policy") for author, text in turns])
+        earned[len(turns)].append(REWARD(response, example))
+    assert len(earned[3]) > 2 * len(earned[5]) > 40
+    assert set(earned[5]) == {1.0} and set(earned[3]) == {0.0}
