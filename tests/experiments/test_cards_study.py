@@ -15,7 +15,7 @@ from configs.studies.cards import get_config
 from experiments.studies import cards_figure
 from experiments.studies import cards_report as report
 from experiments.studies.card_entries import FAMILIES, entries
-from experiments.studies.findings import write
+from experiments.studies.findings import Asked, write
 from gpg_jax.algorithms import ALGORITHMS
 from gpg_jax.theory.cards import Card
 from gpg_jax.theory.gradients import GradientMoments
@@ -124,7 +124,7 @@ def test_the_study_from_end_to_end(tmp_path, monkeypatch):
     again = study.cards(config, tmp_path, Console(quiet=True))
     assert str(again.rows) == str(findings.rows) and again.notes == findings.notes
     assert len(findings.rows) == len(ENTRIES) and str(again.tables) == str(findings.tables)
-    write(findings, tmp_path, "?", "command")
+    write(findings, tmp_path, Asked("?", "command", 1))
     assert (tmp_path / "findings.png").stat().st_size > 10_000
     told, page = (tmp_path / "findings.md").read_text(), (tmp_path / study.PAGE).read_text()
     for title in report.AWAY.values():
