@@ -54,7 +54,8 @@ class Live(NamedTuple):
       tokens: `int32[B, N]`, the response so far, a tool's tokens among them.
       acted: `bool[B, N]`, tokens that the policy chose.
       log_prob: `float32[B, N]`, of chosen tokens under the distribution sampled from, else 0.
-      uncertainty: `float32[B, N]`, before the token was drawn, 0 where none was; `[B, 0]` if not measured.
+      uncertainty: `float32[B, N]`, of the policy's choice of the token, 0 where it made none; `[B, 0]` if not
+        measured.
       length: `int32[B]`, tokens of the response.
       state: `int32[B]`, of the stop automaton.
       pattern: `int32[B]`, the pattern that stopped the row, -1 for none.

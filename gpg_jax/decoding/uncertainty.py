@@ -1,4 +1,4 @@
-"""How uncertain the policy is about its next token, from the logits that it is drawn from."""
+"""How uncertain the policy is about a token, from the logits that it is drawn from."""
 
 from __future__ import annotations
 

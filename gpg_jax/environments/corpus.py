@@ -39,14 +39,14 @@ def corpus_in(path: Path | str) -> Corpus:
       ValueError: no such file; and where it is read, another layout.
     """
     path = Path(path)
-    pages = cached_pages if path.suffix == ".json" else _lines
+    is_cache = path.suffix == ".json"
     try:
         with path.open("rb") as file:
             digest = hashlib.file_digest(file, "sha256")
     except OSError as error:
         raise ValueError(f"{path} holds no documents: {error}") from error
-    digest.update(pages.__name__.encode())  # which the same bytes may be read by
-    return Corpus(path.stem, digest.hexdigest(), lambda: pages(path))
+    digest.update(b"cache" if is_cache else b"lines")  # the same bytes may be read by either
+    return Corpus(path.stem, digest.hexdigest(), lambda: cached_pages(path) if is_cache else _lines(path))
 
 
 def cached_pages(path: Path | str) -> list[str]:
@@ -69,13 +69,15 @@ def cached_pages(path: Path | str) -> list[str]:
 
 
 def _lines(path: Path) -> Iterator[str]:
-    with path.open(encoding="utf-8") as lines:
+    with path.open("rb") as lines:
         for number, line in enumerate(lines, 1):
             if not line.strip():
                 continue
             try:
-                text = str(json.loads(line)["text"])
+                text = json.loads(line)["text"]
             except (ValueError, KeyError, TypeError) as error:
                 raise ValueError(f"line {number} of {path} is no document with a `text`: {error}") from error
+            if not isinstance(text, str):
+                raise ValueError(f"line {number} of {path} is no document with a `text`: it is {text!r}")
             if text.strip():
                 yield text

@@ -241,7 +241,10 @@ class Toolbox:
             return answer, self._codec.encode(UNREADABLE)
 
     def _beginning(self, text: str) -> tuple[str, list[int]]:
-        """As much of a text as there is room for, or more, and its tokens: what a tool says has no bound."""
+        """As much of a text as there is room for, or more, and its tokens: what a tool says has no bound.
+
+        Where it ends inside a word the last token may be another than the whole text's, which is cut too.
+        """
         length = READ_AT_FIRST * self._room
         while True:
             body = self._codec.encode(text[:length])

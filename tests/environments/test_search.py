@@ -94,17 +94,6 @@ def test_documents_that_have_an_index_are_not_read_again(tmp_path):
         build_index(corpus_in(path), folder)
 
 
-@pytest.mark.parametrize("line", ["no JSON", "[1]", '{"title": "x"}', "3"])
-def test_a_line_that_is_no_document_is_named(tmp_path, line):
-    path = tmp_path / "corpus.jsonl"
-    path.write_text('{"text": "first"}\n\n' + line)
-    with pytest.raises(ValueError, match=r"line 3 of .*corpus.jsonl is no document with a `text`"):
-        build_index(corpus_in(path), tmp_path / "index")
-    assert [path.name for path in tmp_path.iterdir()] == ["corpus.jsonl"]
-    with pytest.raises(ValueError, match="holds no documents"):
-        corpus_in(tmp_path / "none.jsonl")
-
-
 def test_of_several_at_once_each_reads_its_own_document(tmp_path, monkeypatch):
     def get_line(path, index, mmindex, *, mmap_obj, **others):
         """The library's own, which moves and then reads, with time for another thread in between."""
@@ -130,16 +119,6 @@ def test_a_folder_with_something_else_is_left_alone(tmp_path):
     with pytest.raises(ValueError, match="at least 1 result"):
         search_tool(tmp_path, results=0)
     assert [path.name for path in tmp_path.iterdir()] == ["diary.txt"]
-
-
-def test_a_search_cache_is_read(tmp_path):
-    path = tmp_path / "cache.json"
-    path.write_text(json.dumps({"q": "Page 1: One.\nPage 2: Two.", "r": "Page 1: One.\nunnumbered"}))
-    assert cached_pages(path) == ["One.", "Two.", "unnumbered"]
-    for text in ("[]", "{", '{"q": 1}'):
-        path.write_text(text)
-        with pytest.raises(ValueError, match="is not a search cache"):
-            cached_pages(path)
 
 
 @pytest.mark.skipif("GPG_JAX_DATA" not in os.environ, reason="reads real data")

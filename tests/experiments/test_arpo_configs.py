@@ -15,12 +15,13 @@ import pytest
 from children import ended, start
 from tiny_chat import tiny_chat_model
 
-from configs import arpo_paper, arpo_smollm2
+from configs import arpo_calculator, arpo_paper, arpo_search, arpo_smollm2
 from experiments import output, records
 from experiments.config import Experiment
 from experiments.reading import from_config_dict
 from experiments.schedule import Schedule, derive
 from experiments.setup import build
+from experiments.tasks import load_task
 from gpg_jax.data.calculation import calculations, demonstration
 from gpg_jax.data.demonstrations import demonstration_tokens
 from gpg_jax.data.files import read_parquet
@@ -274,3 +275,14 @@ def test_tags_that_a_tokenizer_splits_cut_macro_actions(model, name):
     call, answer = example.metadata["call"], example.answer
     assert texts[:2] == [f"<calculator>{call}</calculator>", f"<answer>{answer}</answer>"]
     assert texts[2] == tokenizer.decode_all([tokenizer.eos_ids[0]])
+
+
+@pytest.mark.parametrize("module", [arpo_calculator, arpo_search])
+def test_without_tools_the_answers_are_shown_and_nothing_can_be_called(module):
+    config = from_config_dict(Experiment, module.get_config("without_tools"))
+    assert config.tools.names == () and config.branching.mode == "none"
+    task = load_task(config)
+    for example in task.held_out:
+        assert list(task.demonstrate(example)) == [("policy", f"<answer>{example.answer}</answer>")]
+    with pytest.raises(ValueError, match='the argument is "tools" or "without_tools", got \'none\''):
+        module.get_config("none")
