@@ -4,11 +4,13 @@
     python -m experiments.study --config=configs/studies/scale.py:medium --workdir=runs/scale_medium
     python -m experiments.study --config=configs/studies/scale.py:large --workdir=runs/scale_large
     python -m experiments.study --config=configs/studies/scale.py:smollm2 --workdir=runs/scale_smollm2
+    python -m experiments.study --config=configs/studies/scale.py:forks --workdir=runs/scale_forks
 
 The search task from scratch: the 220 thousand parameters of its own config and 1 million, 4 million
 ("medium"), 26 and 106 million ("large", which want an accelerator). A million parameters learn by two rates:
 that of the small model, by which they are unsteady, and half of it. A size alone ("medium") has a lead and no
-growth. SmolLM2 learns another task, the calculator: how its lead compares with theirs is not asked.
+growth. SmolLM2 learns another task, the calculator: how its lead compares with theirs is not asked. "forks" asks what of ARPO's forks unsteadies a
+million parameters: where they are, or that 8 rows grow from 4 roots, which GRPO can have as groups of 4.
 """
 
 from __future__ import annotations
@@ -52,13 +54,13 @@ UNFORKED_TOKENS = {**UNFORKED, "method": TOKENS}
 
 
 def get_config(size: str = "small") -> ConfigDict:
-    """Three seeds: sizes from scratch ("small", "medium", "large"), or SmolLM2 ("smollm2").
+    """Three seeds: sizes from scratch ("small", "medium", "large"), SmolLM2 ("smollm2"), or "forks".
 
     Raises:
       ValueError: another size.
     """
-    if size not in (*FROM_SCRATCH, "smollm2"):
-        raise ValueError(f"the argument is {', '.join(FROM_SCRATCH)} or smollm2, got {size!r}")
+    if size not in (*FROM_SCRATCH, "smollm2", "forks"):
+        raise ValueError(f"the argument is {', '.join(FROM_SCRATCH)}, smollm2 or forks, got {size!r}")
     config = default_study()
     config.question = "Does ARPO's lead over GRPO grow with the model?"
     config.seeds = 3
@@ -74,6 +76,8 @@ def get_config(size: str = "small") -> ConfigDict:
         config.tail = 3
         return config
     config.base = of_length(search(), "full" if size == "large" else "short", 80)
+    if size == "forks":
+        return _of_forks(config)
     names = FROM_SCRATCH[size]
     config.arms = in_order(
         {
@@ -84,6 +88,22 @@ def get_config(size: str = "small") -> ConfigDict:
     )
     config.pairs = tuple((f"arpo, {name}", f"grpo, {name}") for name in names)
     config.growth = tuple((config.pairs[0], pair, f"outcome{WHOLE}") for pair in config.pairs[1:])
+    return config
+
+
+def _of_forks(config: ConfigDict) -> ConfigDict:
+    config.question = "What of ARPO's forks unsteadies a million parameters?"
+    million = _of_size("1 M")
+    config.arms = in_order(
+        {
+            "arpo, 1 M": million,
+            "random forks, 1 M": million | {"branching": {"mode": "random", "probability": 0.5}},
+            "grpo, 1 M": million | UNFORKED_TOKENS,
+            "grpo, 1 M, groups of 4": million | UNFORKED_TOKENS | {"schedule": {"group": 4}},
+        }
+    )
+    config.pairs = (("arpo, 1 M", "random forks, 1 M"), ("grpo, 1 M", "grpo, 1 M, groups of 4"))
+    config.asked = tuple((*pair, f"outcome{WHOLE}") for pair in config.pairs)
     return config
 
 

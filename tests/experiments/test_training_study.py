@@ -205,7 +205,7 @@ def test_a_column_of_the_comparison_is_a_metric_of_its_runs(model):
         ("comparison", 'the model is "tiny" or "smollm2", got \'huge\''),
         ("calibration_gradients", 'the length is "short" or "full", got \'huge\''),
         ("special_cases", "the model is smollm2, tiny, qwen2.5-0.5b, got 'huge'"),
-        ("scale", "the argument is small, medium, large or smollm2, got 'huge'"),
+        ("scale", "the argument is small, medium, large, smollm2 or forks, got 'huge'"),
     ],
 )
 def test_another_argument_of_a_study_is_refused(study, message):
@@ -214,7 +214,7 @@ def test_another_argument_of_a_study_is_refused(study, message):
 
 
 LENGTHS = ("segmentation:full", "calibration:full", "signatures:full", "non_agentic:products")
-SIZES = ("scale:medium", "scale:large", "scale:smollm2", "comparison:smollm2")
+SIZES = ("scale:medium", "scale:large", "scale:smollm2", "scale:forks", "comparison:smollm2")
 STUDIES = ("comparison", "segmentation", "calibration", "non_agentic", "scale", "signatures")
 
 
