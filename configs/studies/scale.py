@@ -9,8 +9,9 @@
 The search task from scratch: the 220 thousand parameters of its own config and 1 million, 4 million
 ("medium"), 26 and 106 million ("large", which want an accelerator). A million parameters learn by two rates:
 that of the small model, by which they are unsteady, and half of it. A size alone ("medium") has a lead and no
-growth. SmolLM2 learns another task, the calculator: how its lead compares with theirs is not asked. "forks" asks what of ARPO's forks unsteadies a
-million parameters: where they are, or that 8 rows grow from 4 roots, which GRPO can have as groups of 4.
+growth. "forks" asks what of ARPO's forks unsteadies a million parameters: where they are, or that 8 rows grow
+from 4 roots, as many as are independent in GRPO's groups of 4. SmolLM2 learns another task, the calculator:
+how its lead compares with theirs is not asked.
 """
 
 from __future__ import annotations
